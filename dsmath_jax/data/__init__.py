@@ -1,0 +1,1 @@
+"""Tokenizers, prompt formats and data sources."""

@@ -1,0 +1,79 @@
+"""Policy losses: the plain gradient with given coefficients, and GRPO."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from dsmath_jax.losses.aggregation import mean, sum_and_count
+from dsmath_jax.losses.kl import kl_estimate
+
+
+def policy_gradient_loss(
+    logp: jax.Array, coefficients: jax.Array, mask: jax.Array, *, aggregation: str = "sequence_mean"
+):
+    """The paper's common form (eq. 5): its gradient is -mean of coefficient * grad logp.
+
+    Args:
+      logp: [batch, length] float32 under the policy being trained.
+      coefficients: [batch, length] (or [batch, 1]), constants: 1 for SFT, the correctness of the
+        answer for RFT and Online RFT, the advantage for PPO.
+      mask: [batch, length], 1 on completion tokens (the end-of-sequence token included).
+      aggregation: "sequence_mean" is the paper's 1/|o|; "token_mean" is DAPO's.
+
+    Returns:
+      (loss, metrics): a scalar to minimise; a dict of (sum, count) pairs.
+    """
+    coefficients = jnp.where(mask > 0, jax.lax.stop_gradient(coefficients), 0.0)
+    loss = sum_and_count(-coefficients * logp, mask, aggregation)
+    return mean(loss), {"loss": loss}
+
+
+def grpo_loss(
+    logp: jax.Array,
+    old_logp: jax.Array,
+    ref_logp: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float | None = None,
+    kl_coef: float = 0.04,
+    aggregation: str = "sequence_mean",
+):
+    """Group Relative Policy Optimization: DeepSeekMath eq. 3, the KL of eq. 4 inside the loss.
+
+    Args:
+      logp, old_logp, ref_logp: [batch, length] float32, log-probability of each sampled token under
+        the policy being trained, the policy that sampled it, and the frozen reference.
+      advantages: [batch, length] (or [batch, 1]) float32, constant over a sample for outcome
+        supervision.
+      mask: [batch, length], 1 on completion tokens (the end-of-sequence token included).
+      clip_low, clip_high: the ratio stays in [1 - clip_low, 1 + clip_high]; clip_high defaults to
+        clip_low.
+      kl_coef: weight of the divergence from the reference.
+      aggregation: "sequence_mean" is the paper's 1/|o_i|; "token_mean" is DAPO's.
+
+    Returns:
+      (loss, metrics): a scalar to minimise; a dict of (sum, count) pairs: loss, kl, clip_fraction,
+      entropy (estimated by -logp of the samples), ratio.
+    """
+    on = mask > 0
+    log_ratio = jnp.where(on, logp - jax.lax.stop_gradient(old_logp), 0.0)
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1 - clip_low, 1 + (clip_low if clip_high is None else clip_high))
+    advantages = jax.lax.stop_gradient(jnp.broadcast_to(advantages, logp.shape))
+    surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
+    kl = kl_estimate(jnp.where(on, logp, 0.0), jnp.where(on, ref_logp, 0.0), "k3")
+    loss = sum_and_count(kl_coef * kl - surrogate, mask, aggregation)
+    metrics = {"loss": loss}
+    per_token = {
+        "kl": kl,
+        "clip_fraction": clipped * advantages < ratio * advantages,
+        "entropy": -logp,
+        "ratio": ratio,
+    }
+    for name, values in per_token.items():
+        values = jax.lax.stop_gradient(values).astype(jnp.float32)
+        metrics[name] = sum_and_count(values, mask, "token_mean")
+    return mean(loss), metrics

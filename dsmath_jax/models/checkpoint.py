@@ -1,0 +1,172 @@
+"""A model on disk as this project keeps it: `model.json` (its ModelConfig) and `params/` (Orbax)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from dsmath_jax.models.config import ModelConfig, RopeScaling
+from dsmath_jax.models.new_directory import new_directory
+from dsmath_jax.models.parameters import ParamSpec, flat_specs
+from dsmath_jax.models.sharding import param_sharding
+
+# Orbax buffers a data file before it writes it, and encodes many chunks at once: these sizes keep
+# what saving needs beyond the parameters under 1 GB.
+CHUNK_BYTES = 64 << 20
+FILE_BYTES = 256 << 20
+
+
+def save_params(params: dict[str, Any], config: ModelConfig, directory: str | os.PathLike) -> None:
+    """Writes parameters (nested as `param_specs`, on any mesh) and their ModelConfig.
+
+    With several processes all must call it, on a shared filesystem.
+
+    Raises:
+      FileExistsError: the directory is there and not empty.
+    """
+    with new_directory(directory) as partial:
+        write_params(params, config, partial)
+
+
+def write_params(params: dict[str, Any], config: ModelConfig, directory: pathlib.Path) -> None:
+    """Writes model.json and params/ into a directory that exists; see `save_params`."""
+    if jax.process_index() == 0:
+        text = json.dumps(dataclasses.asdict(config), indent=2)
+        (directory / "model.json").write_text(text + "\n")
+    save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
+    args = ocp.args.PyTreeSave(params, save_args, ocdbt_target_data_file_size=FILE_BYTES)
+    # Weights hardly compress, and compressing takes longer than writing.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(directory.absolute() / "params", args)
+
+
+def read_config(directory: str | os.PathLike) -> ModelConfig:
+    """The ModelConfig of a directory that `save_params` wrote.
+
+    Raises:
+      FileNotFoundError, ValueError: model.json is missing or damaged.
+    """
+    path = pathlib.Path(directory) / "model.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing: {directory} is not a converted checkpoint; make one from a Hugging "
+            "Face directory with launch/convert.py"
+        )
+    try:
+        fields = json.loads(path.read_bytes())
+        if fields.get("rope_scaling") is not None:
+            fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
+        return ModelConfig(**fields)
+    except (ValueError, TypeError, AttributeError) as e:
+        raise ValueError(f"{path} is damaged ({e}): convert the checkpoint again") from None
+
+
+def load_params(
+    directory: str | os.PathLike,
+    mesh: Mesh | None = None,
+    dtype: Any = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Any], ModelConfig]:
+    """Reads what `save_params` wrote.
+
+    Args:
+      directory: of model.json and params/.
+      mesh: where the parameters go, by `sharding.RULES`; by default to the first device.
+      dtype: of the parameters; by default as saved.
+      progress: called with the number of bytes of each parameter, once it is there.
+
+    Returns:
+      (parameters nested as `param_specs`, ModelConfig).
+
+    Raises:
+      FileNotFoundError, ValueError: something is missing, damaged, or of another model's shape.
+    """
+    config = read_config(directory)
+    path = pathlib.Path(directory).absolute() / "params"
+    specs = flat_specs(config)
+    params: dict[str, Any] = {}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        stored = _stored(checkpointer, path)
+        _check_shapes(stored, specs, path)
+        # One at a time and the largest first: Orbax holds a parameter twice while it reads it.
+        for name in sorted(specs, key=lambda n: -specs[n].size):
+            kept = jnp.dtype(stored[name].dtype)
+            value = _restore(checkpointer, path, name, specs[name], kept, mesh, dtype)
+            *outer, last = name.split(".")
+            functools.reduce(lambda d, k: d.setdefault(k, {}), outer, params)[last] = value
+            if progress is not None:
+                progress(specs[name].size * kept.itemsize)
+    return params, config
+
+
+def _stored(checkpointer: ocp.Checkpointer, path: pathlib.Path) -> dict[str, Any]:
+    """Metadata (shape, dtype) of each stored array by dotted name."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is missing: convert the checkpoint again")
+    try:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {".".join(str(k.key) for k in keys): leaf for keys, leaf in flat}
+    except Exception as e:  # Orbax raises what its storage raises
+        raise _damaged(path, "its table of parameters", e) from None
+
+
+def _check_shapes(stored: dict[str, Any], specs: dict[str, ParamSpec], path: pathlib.Path) -> None:
+    for name, spec in specs.items():
+        if name not in stored:
+            raise ValueError(f"parameter {name} of model.json's model is missing from {path}")
+        if tuple(stored[name].shape) != spec.shape:
+            raise ValueError(
+                f"parameter {name} in {path} has shape {list(stored[name].shape)}; model.json asks "
+                f"for {list(spec.shape)}: it is of another model"
+            )
+    for name in stored:
+        if name not in specs:
+            raise ValueError(f"parameter {name} in {path} does not belong to model.json's model")
+
+
+def _restore(
+    checkpointer: ocp.Checkpointer,
+    path: pathlib.Path,
+    name: str,
+    spec: ParamSpec,
+    kept: Any,
+    mesh: Mesh | None,
+    dtype: Any,
+) -> jax.Array:
+    sharding = (
+        SingleDeviceSharding(jax.devices()[0]) if mesh is None else param_sharding(spec, mesh)
+    )
+    dtype = kept if dtype is None else jnp.dtype(dtype)
+    keys = name.split(".")
+
+    def nested(leaf: Any) -> Any:
+        return functools.reduce(lambda inner, k: {k: inner}, reversed(keys), leaf)
+
+    args = ocp.args.PyTreeRestore(
+        nested(jax.ShapeDtypeStruct(spec.shape, dtype)),
+        restore_args=nested(ocp.ArrayRestoreArgs(dtype=dtype, sharding=sharding)),
+        partial_restore=True,
+    )
+    try:
+        restored = checkpointer.restore(path, args)
+    except Exception as e:
+        raise _damaged(path, f"parameter {name}", e) from None
+    return functools.reduce(lambda d, k: d[k], keys, restored)
+
+
+def _damaged(path: pathlib.Path, what: str, error: Exception) -> ValueError:
+    reason = str(error.__cause__ or error).strip().split("\n")[0][:300]
+    return ValueError(f"{path} is damaged: {what} cannot be read; convert it again ({reason})")

@@ -1,0 +1,86 @@
+"""The device mesh and the one table that says which of its axes splits which dimension."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.parameters import ParamSpec, param_specs
+
+MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+
+# Logical dimension -> mesh axes that split it.
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    # parameters
+    "layers": None,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "norm": None,
+    # activations
+    "batch": ("data", "fsdp"),
+    "length": "sequence",
+    "hidden": None,
+}
+
+
+def make_mesh(
+    data: int = 1, fsdp: int = -1, tensor: int = 1, sequence: int = 1, devices=None
+) -> Mesh:
+    """A mesh over all devices (or those given); one size may be -1, which takes what is left.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [data, fsdp, tensor, sequence]
+    if sizes.count(-1) > 1:
+        raise ValueError(f"mesh sizes {sizes}: only one may be -1")
+    known = math.prod(s for s in sizes if s != -1)
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(1, len(devices) // known)
+    if math.prod(sizes) != len(devices):
+        named = ", ".join(f"{a}={s}" for a, s in zip(MESH_AXES, sizes, strict=True))
+        raise ValueError(f"mesh {named} needs {math.prod(sizes)} devices; there are {len(devices)}")
+    return jax.make_mesh(
+        tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=np.asarray(devices)
+    )
+
+
+def partition_spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Where each dimension goes; one that its mesh axes do not divide stays whole."""
+    parts = []
+    for axis, size in zip(axes, shape, strict=True):
+        rule = RULES[axis]
+        names = (rule,) if isinstance(rule, str) else rule or ()
+        ways = math.prod(mesh.shape[n] for n in names)
+        parts.append(rule if ways > 1 and size % ways == 0 else None)
+    return PartitionSpec(*parts)
+
+
+def param_sharding(spec: ParamSpec, mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, partition_spec(spec.axes, spec.shape, mesh))
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh) -> dict:
+    """Nested dict of NamedSharding, of the same structure as the model's parameters."""
+    return jax.tree.map(lambda spec: param_sharding(spec, mesh), param_specs(config))
+
+
+def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """For arrays [batch, length] or [batch]."""
+    return NamedSharding(mesh, partition_spec(("batch", "length")[: len(shape)], shape, mesh))
+
+
+def constrain(x: jax.Array, *axes: str) -> jax.Array:
+    """Pins an activation's layout inside jit when a mesh is set (`jax.set_mesh`), else does nothing."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))

@@ -1,0 +1,232 @@
+"""The decoder-only transformer: one layer's code, scanned over parameters stacked by layer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dsmath_jax.models.attention import causal_attention, decode_attention
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.parameters import init_param, param_specs
+from dsmath_jax.models.rope import cos_sin, rotate
+from dsmath_jax.models.sharding import constrain
+
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class KVCache(NamedTuple):
+    """Keys and values of what was read so far: `prompt_*` [layers, questions, prompt_length,
+    kv_heads, head_dim] once per question, `new_*` [layers, questions, group, new_length, kv_heads,
+    head_dim] for each sample's own tokens."""
+
+    prompt_k: jax.Array
+    prompt_v: jax.Array
+    prompt_lengths: jax.Array
+    new_k: jax.Array
+    new_v: jax.Array
+
+
+class Layers(nnx.Module):
+    """Parameters of all layers, stacked on the first axis (`parameters.param_specs`)."""
+
+    def __init__(self, params: dict[str, jax.Array]):
+        for name, value in params.items():
+            setattr(self, name, nnx.Param(value))
+
+
+class Transformer(nnx.Module):
+    """A Llama-family language model.
+
+    Parameters are kept in `param_dtype` (float32 master weights when training) and computed with in
+    `dtype`; norms, softmax and logits are float32.
+
+    Args:
+      config: its shapes.
+      seed: of the initialisation; the same numbers on any mesh.
+      params: use these (nested dict of arrays, structured as `param_specs`) in place of random ones.
+      dtype: of the computation.
+      param_dtype: of random parameters.
+      remat: what the backward pass keeps of a layer: "none" recomputes nothing, "dots" keeps matrix
+        products, "full" keeps a layer's input alone.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        seed: int = 0,
+        params: dict[str, Any] | None = None,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        remat: str = "none",
+    ):
+        if remat not in REMAT:
+            raise ValueError(f"remat={remat!r} is unknown; choose one of {', '.join(REMAT)}")
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        self.remat = remat
+        if params is None:
+            params = init_params(config, seed, param_dtype)
+        self.embed = nnx.Param(params["embed"])
+        self.layers = Layers(params["layers"])
+        self.final_norm = nnx.Param(params["final_norm"])
+        if not config.tie_embeddings:
+            self.head = nnx.Param(params["head"])
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+    ) -> jax.Array:
+        """tokens [batch, length] -> float32 logits [batch, length, vocab]."""
+        return logits(self.hidden(tokens, positions, segment_ids), self.output_head())
+
+    def hidden(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+    ) -> jax.Array:
+        """Last hidden states [batch, length, hidden_size], normalised, ready for the head.
+
+        Args:
+          tokens: [batch, length] int.
+          positions: [batch, length] int; by default each segment counts from 0.
+          segment_ids: [batch, length] int, 0 for padding; by default one segment a row.
+        """
+        return self._forward(tokens, positions, segment_ids, with_kv=False)[0]
+
+    def output_head(self) -> jax.Array:
+        """[hidden_size, vocab] in the computation's dtype, for `losses.token_logprobs`."""
+        head = self.embed[...].T if self.config.tie_embeddings else self.head[...]
+        return head.astype(self.dtype)
+
+    def _forward(self, tokens, positions, segment_ids, with_kv: bool):
+        if segment_ids is None:
+            segment_ids = jnp.ones_like(tokens)
+        if positions is None:
+            positions = positions_of(segment_ids)
+        x = constrain(self._embed(tokens), "batch", "length", "hidden")
+        cos, sin = cos_sin(self.config, positions)
+
+        def body(x, params):
+            def attend(q, k, v):
+                return causal_attention(q, k, v, segment_ids), (k, v) if with_kv else None
+
+            x, kv = self._layer(params, x, cos, sin, attend)
+            return constrain(x, "batch", "length", "hidden"), kv
+
+        if self.remat != "none":
+            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=False)
+        x, kv = jax.lax.scan(body, x, self._stacked())
+        return rms_norm(x, self.final_norm[...], self.config.norm_eps), kv
+
+    def prefill(self, tokens: jax.Array, lengths: jax.Array, group: int, max_new: int):
+        """Reads prompts [questions, prompt_length], padded on the right to `lengths`.
+
+        Returns:
+          (hidden of each prompt's last token [questions, hidden_size], KVCache with room for
+          `max_new` tokens of each of `group` samples).
+        """
+        segment_ids = (jnp.arange(tokens.shape[1])[None, :] < lengths[:, None]).astype(jnp.int32)
+        x, (k, v) = self._forward(tokens, None, segment_ids, with_kv=True)
+        last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
+        layers, questions, _, kv_heads, head_dim = k.shape
+        room = jnp.zeros((layers, questions, group, max_new, kv_heads, head_dim), k.dtype)
+        return last, KVCache(k, v, lengths, room, room)
+
+    def decode(self, tokens: jax.Array, step: jax.Array, cache: KVCache):
+        """Reads each sample's token number `step` (from 0), tokens [questions, group].
+
+        Returns:
+          (hidden [questions, group, hidden_size], the cache with the token in it).
+        """
+        positions = jnp.broadcast_to(cache.prompt_lengths[:, None] + step, tokens.shape)
+        cos, sin = cos_sin(self.config, positions)
+
+        def body(carry, inputs):
+            x, new_k, new_v = carry
+            params, layer, prompt_k, prompt_v = inputs
+
+            def attend(q, k, v):
+                at = (layer, 0, 0, step, 0, 0)
+                all_k = jax.lax.dynamic_update_slice(new_k, k[None, :, :, None], at)
+                all_v = jax.lax.dynamic_update_slice(new_v, v[None, :, :, None], at)
+                out = decode_attention(
+                    q,
+                    prompt_k,
+                    prompt_v,
+                    cache.prompt_lengths,
+                    all_k[layer],
+                    all_v[layer],
+                    step + 1,
+                )
+                return out, (all_k, all_v)
+
+            x, (new_k, new_v) = self._layer(params, x, cos, sin, attend)
+            return (x, new_k, new_v), None
+
+        carry = (self._embed(tokens), cache.new_k, cache.new_v)
+        layers = jnp.arange(self.config.num_layers)
+        inputs = (self._stacked(), layers, cache.prompt_k, cache.prompt_v)
+        (x, new_k, new_v), _ = jax.lax.scan(body, carry, inputs)
+        x = rms_norm(x, self.final_norm[...], self.config.norm_eps)
+        return x, cache._replace(new_k=new_k, new_v=new_v)
+
+    def _embed(self, tokens):
+        return self.embed[...][tokens].astype(self.dtype)
+
+    def _stacked(self) -> dict[str, jax.Array]:
+        return nnx.to_pure_dict(nnx.state(self.layers))
+
+    def _layer(self, params, x, cos, sin, attend):
+        """x [batch, length, hidden]; attend(q, k, v) gives (output, whatever it wants to keep)."""
+        c, p = self.config, jax.tree.map(lambda w: w.astype(self.dtype), params)
+        h = rms_norm(x, p["attn_norm"], c.norm_eps)
+        q, k, v = h @ p["wq"], h @ p["wk"], h @ p["wv"]
+        if c.qkv_bias:
+            q, k, v = q + p["bq"], k + p["bk"], v + p["bv"]
+        q = rotate(q.reshape(*q.shape[:2], c.num_heads, c.head_dim), cos, sin)
+        k = rotate(k.reshape(*k.shape[:2], c.num_kv_heads, c.head_dim), cos, sin)
+        v = v.reshape(*v.shape[:2], c.num_kv_heads, c.head_dim)
+        out, kept = attend(q, k, v)
+        x = x + out.reshape(*x.shape[:2], -1) @ p["wo"]
+        h = rms_norm(x, p["mlp_norm"], c.norm_eps)
+        return x + (jax.nn.silu(h @ p["w_gate"]) * (h @ p["w_up"])) @ p["w_down"], kept
+
+
+def init_params(config: ModelConfig, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Random parameters, nested as `param_specs`."""
+    key = jax.random.key(seed)
+
+    def init(path, spec):
+        name = ".".join(p.key for p in path)
+        return init_param(name, spec, key, config.init_std, dtype)
+
+    return jax.tree_util.tree_map_with_path(init, param_specs(config))
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return normed.astype(x.dtype) * scale.astype(x.dtype)
+
+
+def logits(hidden: jax.Array, head: jax.Array) -> jax.Array:
+    """hidden [..., hidden_size] @ head [hidden_size, vocab] -> float32 [..., vocab]."""
+    return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+
+
+def positions_of(segment_ids: jax.Array) -> jax.Array:
+    """[batch, length] -> each token's index within its segment."""
+    index = jnp.arange(segment_ids.shape[1])[None, :]
+    starts = jnp.diff(segment_ids, axis=1, prepend=segment_ids[:, :1]) != 0
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)

@@ -1,0 +1,5 @@
+"""Generation."""
+
+from dsmath_jax.rollout.sampler import Sampler, Samples
+
+__all__ = ["Sampler", "Samples"]

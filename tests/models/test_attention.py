@@ -1,0 +1,150 @@
+"""Attention against a dense float64 numpy version, forward and backward."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsmath_jax.models.attention import causal_attention, decode_attention
+
+BATCH, LENGTH, HEAD_DIM = 2, 13, 6
+SEGMENTS = {
+    "one": np.ones((BATCH, LENGTH), np.int32),
+    "packed": np.array([[1] * 5 + [2] * 6 + [0] * 2, [0] * 3 + [1] * 1 + [2] * 9], np.int32),
+    "padding_alone": np.array([[0] * LENGTH, [1] * LENGTH], np.int32),
+}
+
+
+def random_qkv(heads, kv_heads, dtype=jnp.float32):
+    random = np.random.RandomState(0)
+    sizes = [heads, kv_heads, kv_heads, heads]
+    return [jnp.array(random.normal(size=(BATCH, LENGTH, n, HEAD_DIM)), dtype) for n in sizes]
+
+
+def reference(q, k, v, segments, d_out):
+    """(out, dq, dk, dv), the whole [length, length] matrix at once."""
+    q, k, v, d_out = (np.asarray(x, np.float64) for x in (q, k, v, d_out))
+    kv_heads, group = k.shape[2], q.shape[2] // k.shape[2]
+    k, v = np.repeat(k, group, axis=2), np.repeat(v, group, axis=2)
+    scale = 1 / np.sqrt(q.shape[-1])
+    scores = np.einsum("bthd,bshd->bhts", q, k) * scale
+    seen = np.tril(np.ones((q.shape[1], q.shape[1]), bool))
+    seen = seen & (segments[:, :, None] == segments[:, None, :])
+    scores = np.where(seen[:, None], scores, -np.inf)
+    p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    p /= p.sum(axis=-1, keepdims=True)
+    out = np.einsum("bhts,bshd->bthd", p, v)
+
+    dv = np.einsum("bhts,bthd->bshd", p, d_out)
+    dp = np.einsum("bthd,bshd->bhts", d_out, v)
+    ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True)) * scale
+    dq = np.einsum("bhts,bshd->bthd", ds, k)
+    dk = np.einsum("bhts,bthd->bshd", ds, q)
+
+    def per_kv_head(x):
+        return x.reshape(*x.shape[:2], kv_heads, group, -1).sum(axis=3)
+
+    return out, dq, per_kv_head(dk), per_kv_head(dv)
+
+
+@pytest.mark.parametrize(
+    "chunk, kv_heads", [(4, 2), (5, 1), (5, 4), (12, 2), (13, 4), (512, 1), (512, 2), (512, 4)]
+)
+def test_equals_dense_float64_in_value_and_gradient(chunk, kv_heads):
+    q, k, v, d_out = random_qkv(4, kv_heads)
+
+    @jax.jit
+    def value_and_gradient(q, k, v, segments):
+        out, pull = jax.vjp(lambda *x: causal_attention(*x, segments, chunk), q, k, v)
+        return out, *pull(d_out)
+
+    for segments in SEGMENTS.values():
+        expected = reference(q, k, v, segments, d_out)
+        actual = value_and_gradient(q, k, v, segments)
+        for got, want in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+def test_the_first_token_sees_itself_and_the_second_the_mean_by_hand():
+    q = jnp.zeros((1, 2, 1, 2))
+    v = jnp.array([[[[1.0, 2.0]], [[3.0, 6.0]]]])
+    out = causal_attention(q, q, v, jnp.ones((1, 2), jnp.int32))
+    np.testing.assert_allclose(out[0, :, 0], [[1, 2], [2, 4]])
+
+
+@pytest.mark.parametrize("chunk", [4, 512])
+def test_later_tokens_and_other_segments_change_nothing(chunk):
+    q, k, v, _ = random_qkv(4, 2)
+    segments = SEGMENTS["packed"]
+    out = causal_attention(q, k, v, segments, chunk)
+    # In row 0, tokens 5 to 10 are segment 2; token 7 sees 5, 6 and 7.
+    other = np.r_[0:5, 8:LENGTH]
+    changed = causal_attention(
+        q, k.at[0, other].set(99.0), v.at[0, other].set(99.0), segments, chunk
+    )
+    assert np.array_equal(out[0, 5:8], changed[0, 5:8])
+
+
+@pytest.mark.parametrize("chunk", [4, 512])
+def test_bfloat16_keeps_its_type_and_stays_close(chunk):
+    q, k, v, d_out = random_qkv(4, 2, jnp.bfloat16)
+    out = causal_attention(q, k, v, SEGMENTS["packed"], chunk)
+    assert out.dtype == jnp.bfloat16
+    expected = reference(q, k, v, SEGMENTS["packed"], d_out)[0]
+    np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.03)
+
+
+@pytest.mark.parametrize("chunk", [4, 512])
+def test_extreme_scores_stay_finite(chunk):
+    q, k, v, d_out = random_qkv(4, 2)
+    out, pull = jax.vjp(
+        lambda *x: causal_attention(*x, SEGMENTS["packed"], chunk), 1e4 * q, 1e4 * k, v
+    )
+    assert all(np.all(np.isfinite(x)) for x in (out, *pull(d_out)))
+
+
+@pytest.mark.parametrize("chunk", [4, 5])
+def test_jit_agrees(chunk):
+    q, k, v, _ = random_qkv(4, 2)
+    f = jax.jit(causal_attention, static_argnums=4)
+    np.testing.assert_allclose(
+        f(q, k, v, SEGMENTS["packed"], chunk),
+        causal_attention(q, k, v, SEGMENTS["packed"], chunk),
+        atol=1e-6,
+    )
+
+
+def test_no_array_is_length_by_length():
+    length, chunk = 96, 32
+    x = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
+    segments = jnp.ones((1, length), jnp.int32)
+    step = jax.grad(lambda q, k, v: causal_attention(q, k, v, segments, chunk).sum(), (0, 1, 2))
+    shapes = re.findall(r"[a-z]+\d+\[([\d,]+)\]", str(jax.make_jaxpr(step)(x, x, x)))
+    assert shapes and not any(s.split(",").count(str(length)) > 1 for s in shapes)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("num_new", [1, 3, 5])
+def test_decoding_equals_dense_float64_over_prompt_and_own_tokens(kv_heads, num_new):
+    questions, group, heads, prompt, room = 2, 3, 4, 7, 5
+    random = np.random.RandomState(num_new)
+
+    def draw(*shape):
+        return random.normal(size=shape).astype(np.float32)
+
+    q = draw(questions, group, heads, HEAD_DIM)
+    prompt_k, prompt_v = draw(2, questions, prompt, kv_heads, HEAD_DIM)
+    new_k, new_v = draw(2, questions, group, room, kv_heads, HEAD_DIM)
+    lengths = np.array([4, 7])
+    out = decode_attention(q, prompt_k, prompt_v, lengths, new_k, new_v, num_new)
+    assert out.shape == q.shape
+    compiled = jax.jit(decode_attention)(q, prompt_k, prompt_v, lengths, new_k, new_v, num_new)
+    np.testing.assert_allclose(compiled, out, atol=1e-6)
+    for i, g, h in np.ndindex(questions, group, heads):
+        at = h // (heads // kv_heads)
+        k = np.concatenate([prompt_k[i, : lengths[i], at], new_k[i, g, :num_new, at]])
+        v = np.concatenate([prompt_v[i, : lengths[i], at], new_v[i, g, :num_new, at]])
+        p = np.exp(k.astype(np.float64) @ q[i, g, h] / np.sqrt(HEAD_DIM))
+        np.testing.assert_allclose(out[i, g, h], p @ v / p.sum(), atol=1e-5)

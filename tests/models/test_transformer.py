@@ -1,0 +1,221 @@
+"""What the model's outputs may depend on, and what it costs to compile."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dsmath_jax.models import ModelConfig, Transformer, init_params
+from dsmath_jax.models.parameters import flat_specs
+from dsmath_jax.models.transformer import REMAT, logits, positions_of
+
+CONFIG = ModelConfig(
+    vocab_size=61,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    qkv_bias=True,
+    init_std=0.2,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    params = init_params(CONFIG, seed=1)
+    for i, name in enumerate(("bq", "bk", "bv")):
+        shape = params["layers"][name].shape
+        params["layers"][name] = 0.5 * jax.random.normal(jax.random.key(i), shape)
+    return Transformer(CONFIG, params=params)
+
+
+@pytest.fixture(scope="module")
+def run(model):
+    return jax.jit(lambda tokens, segments: model(tokens, segment_ids=segments))
+
+
+def random_tokens(*shape, seed=0):
+    return np.random.RandomState(seed).randint(0, CONFIG.vocab_size, shape).astype(np.int32)
+
+
+def assert_same(actual, expected):
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+def test_logits_are_float32_and_finite(model):
+    out = model(random_tokens(2, 5))
+    assert out.shape == (2, 5, CONFIG.vocab_size) and out.dtype == jnp.float32
+    assert np.all(np.isfinite(out))
+
+
+def test_jit_agrees_also_with_the_state_split_out(model):
+    tokens = random_tokens(2, 7)
+    graph, state = nnx.split(model)
+    split = jax.jit(lambda state, tokens: nnx.merge(graph, state)(tokens))
+    assert_same(split(state, tokens), model(tokens))
+
+
+def test_hidden_times_head_are_the_logits(model):
+    tokens = random_tokens(2, 5)
+    assert_same(logits(model.hidden(tokens), model.output_head()), model(tokens))
+
+
+def test_later_tokens_change_nothing(run):
+    tokens, ones = random_tokens(1, 9), np.ones((1, 9), np.int32)
+    changed = np.concatenate([tokens[:, :6], (tokens[:, 6:] + 1) % CONFIG.vocab_size], axis=1)
+    assert_same(run(tokens, ones)[:, :6], run(changed, ones)[:, :6])
+
+
+@pytest.mark.parametrize("left, right", [(0, 4), (4, 0), (3, 5), (0, 50)])
+def test_padding_changes_nothing(run, left, right):
+    tokens = random_tokens(2, 7)
+    padding = ((0, 0), (left, right))
+    padded = np.pad(tokens, padding, constant_values=5)
+    segments = np.pad(np.ones_like(tokens), padding)
+    alone = run(tokens, np.ones_like(tokens))
+    assert_same(run(padded, segments)[:, left : left + 7], alone)
+
+
+def test_packing_changes_nothing(run):
+    a, b, c = random_tokens(1, 5, seed=1), random_tokens(1, 8, seed=2), random_tokens(1, 3, seed=3)
+    alone = [run(x, np.ones_like(x)) for x in (a, b, c)]
+    filler = np.zeros((1, 4), np.int32)
+    for order in [(0, 1, 2), (2, 0, 1), (1, 2, 0)]:
+        pieces = [(a, b, c)[i] for i in order]
+        segments = [np.full_like(x, n + 1) for n, x in enumerate(pieces)]
+        packed = run(
+            np.concatenate([*pieces, filler], axis=1), np.concatenate([*segments, filler], axis=1)
+        )
+        start = 0
+        for i in order:
+            length = alone[i].shape[1]
+            assert_same(packed[:, start : start + length], alone[i])
+            start += length
+
+
+def test_batch_order_and_size_change_nothing(run):
+    tokens = random_tokens(5, 7)
+    ones = np.ones_like(tokens)
+    out = np.asarray(run(tokens, ones))
+    order = np.array([3, 0, 4, 1, 2])
+    assert_same(run(tokens[order], ones), out[order])
+    assert_same(run(tokens[2:3], ones[:1]), out[2:3])
+
+
+def test_positions_restart_in_each_segment():
+    segments = jnp.array([[1, 1, 1, 2, 2, 0], [0, 0, 1, 2, 2, 2], [5, 5, 1, 1, 0, 0]])
+    assert positions_of(segments).tolist() == [
+        [0, 1, 2, 0, 1, 0],
+        [0, 1, 0, 0, 1, 2],
+        [0, 1, 0, 1, 0, 1],
+    ]
+
+
+def test_only_distances_between_positions_matter(model):
+    tokens = random_tokens(1, 6)
+    default = model(tokens)
+    assert_same(model(tokens, jnp.arange(6)[None]), default)
+    np.testing.assert_allclose(model(tokens, 100 + jnp.arange(6)[None]), default, atol=1e-4)
+    assert np.abs(model(tokens, 2 * jnp.arange(6)[None]) - default).max() > 1e-2
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_prefill_and_decode_equal_the_full_forward(model, run, group):
+    lengths, steps, questions, room = np.array([4, 7, 1]), 5, 3, 6
+    prompts = random_tokens(questions, 9, seed=4)
+    samples = random_tokens(questions, group, steps, seed=5)
+    prefill = jax.jit(model.prefill, static_argnums=(2, 3))
+    decode = jax.jit(model.decode)
+    head = model.output_head()
+
+    last, cache = prefill(prompts, lengths, group, room)
+    got = [np.repeat(np.asarray(logits(last, head))[:, None], group, axis=1)]
+    for step in range(steps):
+        hidden, cache = decode(samples[:, :, step], step, cache)
+        got.append(np.asarray(logits(hidden, head)))
+
+    for i, g in np.ndindex(questions, group):
+        n = lengths[i]
+        full = np.concatenate([prompts[i, :n], samples[i, g]])[None]
+        expected = run(full, np.ones_like(full))[0, n - 1 :]
+        assert_same(np.stack([x[i, g] for x in got]), expected)
+
+
+@pytest.mark.parametrize("remat", [r for r in REMAT if r != "none"])
+def test_rematerialisation_changes_no_gradient(remat):
+    params, tokens = init_params(CONFIG, seed=0), random_tokens(2, 9)
+
+    def loss(params, remat):
+        model = Transformer(CONFIG, params=params, remat=remat)
+        return jax.nn.log_softmax(model(tokens))[..., 3].mean()
+
+    value_and_gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    value, gradient = value_and_gradient(params, remat)
+    expected_value, expected = value_and_gradient(params, "none")
+    np.testing.assert_allclose(value, expected_value, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, expected)
+
+
+def test_an_unknown_rematerialisation_is_named():
+    with pytest.raises(ValueError, match="'some'.*none, full, dots"):
+        Transformer(CONFIG, remat="some")
+
+
+def test_bfloat16_computes_in_it_and_gives_float32_logits(model):
+    params = nnx.to_pure_dict(nnx.state(model))
+    half = Transformer(CONFIG, params=params, dtype=jnp.bfloat16)
+    tokens = random_tokens(2, 6)
+    assert half.hidden(tokens).dtype == jnp.bfloat16 and half.embed[...].dtype == jnp.float32
+    out = half(tokens)
+    assert out.dtype == jnp.float32
+    expected = np.asarray(model(tokens))
+    assert np.abs(out - expected).max() < 0.1 * np.abs(expected).max()
+    stored = Transformer(CONFIG, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    assert stored.layers.wq[...].dtype == jnp.bfloat16
+
+
+def test_parameters_are_those_of_the_table_and_depend_on_seed_and_name_alone(model):
+    state = nnx.to_pure_dict(nnx.state(model))
+    flat = {k: v for k, v in state.items() if k != "layers"}
+    flat |= {f"layers.{k}": v for k, v in state["layers"].items()}
+    assert {k: v.shape for k, v in flat.items()} == {
+        k: s.shape for k, s in flat_specs(CONFIG).items()
+    }
+    a, b, other = (init_params(CONFIG, seed) for seed in (7, 7, 8))
+    assert np.array_equal(a["layers"]["wq"], b["layers"]["wq"])
+    assert not np.array_equal(a["layers"]["wq"], other["layers"]["wq"])
+    assert not np.array_equal(a["layers"]["wk"], a["layers"]["wv"])
+    assert np.asarray(a["layers"]["w_up"]).std() == pytest.approx(CONFIG.init_std, rel=0.05)
+    assert np.all(a["final_norm"] == 1) and np.all(a["layers"]["attn_norm"] == 1)
+
+
+def compile_step(num_layers: int):
+    """(seconds to trace and compile a training step, bytes of its program)."""
+    config = ModelConfig(97, 64, 128, num_layers, 4, 4, 16)
+    params = jax.eval_shape(lambda: init_params(config, 0))
+    tokens = jax.ShapeDtypeStruct((2, 32), jnp.int32)
+
+    def loss(params, tokens):
+        model = Transformer(config, params=params, remat="full")
+        return jax.nn.log_softmax(model(tokens))[..., 0].mean()
+
+    jax.clear_caches()
+    start = time.perf_counter()
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(params, tokens).compile()
+    return time.perf_counter() - start, len(compiled.as_text())
+
+
+def test_compiling_30_layers_costs_no_more_than_1_5_times_4():
+    shallow, deep = [], []
+    for _ in range(3):  # a busy machine may spoil one round
+        shallow.append(compile_step(4))
+        deep.append(compile_step(30))
+        assert deep[-1][1] < 1.1 * shallow[-1][1]
+        if min(deep)[0] <= 1.5 * min(shallow)[0]:
+            return
+    pytest.fail(f"30 layers: {min(deep)[0]:.2f} s, 4 layers: {min(shallow)[0]:.2f} s")
