@@ -38,47 +38,45 @@ class Template:
 
 TEMPLATES = (
     Template(
-        "{name} has {a} {things} and buys {b} bags of {c} {things}. How many {things} now?",
-        {"a": (2, 20), "b": (2, 5), "c": (2, 9)},
-        (("b", "*", "c"), ("a", "+", "r1")),
+        "{name} has {a} {things} and buys {b} bags of {c}. How many now?",
+        {"a": (2, 12), "b": (2, 5), "c": (2, 6)},
+        (("b", "*", "c"), ("r1", "+", "a")),
     ),
     Template(
-        "{name} has {a} {things}, finds {b} and loses {c}. How many {things} are left?",
-        {"a": (5, 30), "b": (2, 20), "c": (2, 9)},
+        "{name} has {a} {things}, finds {b} and loses {c}. How many are left?",
+        {"a": (2, 20), "b": (2, 9), "c": (2, 9)},
         (("a", "+", "b"), ("r1", "-", "c")),
     ),
     Template(
-        "{name} packs {a} boxes of {b} {things} and gives away {c}. How many {things} are left?",
-        {"a": (2, 5), "b": (3, 9), "c": (2, 9)},
+        "{name} packs {a} boxes of {b} {things} and sells {c}. How many are left?",
+        {"a": (2, 5), "b": (2, 6), "c": (2, 9)},
         (("a", "*", "b"), ("r1", "-", "c")),
     ),
     Template(
-        "{name} has {a} {things}. {other} has {b} more than {name}. How many do both have?",
-        {"a": (3, 25), "b": (2, 9)},
-        (("a", "+", "b"), ("a", "+", "r1")),
+        "{name} has {a} {things}. {other} has {b} more. {third} has {c}. How many in all?",
+        {"a": (2, 12), "b": (2, 9), "c": (2, 9)},
+        (("a", "+", "b"), ("r1", "+", "a"), ("r2", "+", "c")),
     ),
     Template(
-        "{name} has {a} coins and buys {b} pens for {c} each and a bag for {d}. "
-        "How many coins are left?",
-        {"a": (40, 60), "b": (2, 5), "c": (2, 6), "d": (2, 9)},
-        (("b", "*", "c"), ("r1", "+", "d"), ("a", "-", "r2")),
+        "{name} buys {a} pens for {b} each and a bag for {c}, and pays with {d}. "
+        "How much is the change?",
+        {"a": (2, 5), "b": (2, 6), "c": (2, 9), "d": (40, 40)},
+        (("a", "*", "b"), ("r1", "+", "c"), ("d", "-", "r2")),
     ),
     Template(
-        "{name} makes {a} {things} a day for {b} days and sells {c}. {other} adds {d}. "
-        "How many {things} now?",
-        {"a": (3, 9), "b": (2, 5), "c": (2, 9), "d": (2, 9)},
-        (("a", "*", "b"), ("r1", "-", "c"), ("r2", "+", "d")),
+        "{name} makes {a} {things} a day for {b} days, sells {c} and finds {d}. How many now?",
+        {"a": (2, 6), "b": (2, 5), "c": (2, 9), "d": (2, 9)},
+        (("b", "*", "a"), ("r1", "-", "c"), ("r2", "+", "d")),
     ),
     Template(
-        "{name} fills {a} boxes of {b} {things}, {other} {c} boxes of {d}. {e} {things} are lost. "
-        "How many are left?",
-        {"a": (2, 4), "b": (3, 8), "c": (2, 4), "d": (3, 8), "e": (2, 6)},
-        (("a", "*", "b"), ("c", "*", "d"), ("r1", "+", "r2"), ("r3", "-", "e")),
+        "{name} fills {a} boxes of {b} {things}, {other} loses {c} and {third} adds {d} and {e}. "
+        "How many now?",
+        {"a": (2, 5), "b": (2, 6), "c": (2, 9), "d": (2, 9), "e": (2, 9)},
+        (("a", "*", "b"), ("r1", "-", "c"), ("r2", "+", "d"), ("r3", "+", "e")),
     ),
     Template(
-        "{name} has {a} {things}, buys {b}, gives {c} to {other}, finds {d} and loses {e}. "
-        "How many {things} now?",
-        {"a": (10, 30), "b": (2, 20), "c": (2, 9), "d": (2, 9), "e": (2, 9)},
+        "{name} has {a} {things}, buys {b}, gives away {c}, finds {d} and loses {e}. How many now?",
+        {"a": (2, 12), "b": (2, 9), "c": (2, 9), "d": (2, 9), "e": (2, 9)},
         (("a", "+", "b"), ("r1", "-", "c"), ("r2", "+", "d"), ("r3", "-", "e")),
     ),
 )
@@ -110,8 +108,8 @@ def generate(
         index = rng.randrange(len(TEMPLATES))
         template = TEMPLATES[index]
         numbers = {slot: rng.randint(low, high) for slot, (low, high) in template.slots.items()}
-        name, other = rng.sample(NAMES, 2)
-        words = {"name": name, "other": other, "things": rng.choice(THINGS)}
+        words = dict(zip(("name", "other", "third"), rng.sample(NAMES, 3), strict=True))
+        words["things"] = rng.choice(THINGS)
         chain = rng.random() < chain_share
         lines, result = _work(template, numbers, chain)
         wanted = is_heldout(index, tuple(numbers.values())) == (split == "heldout")

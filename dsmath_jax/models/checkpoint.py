@@ -1,10 +1,11 @@
-"""A model on disk as this project keeps it: `model.json` (its ModelConfig) and `params/` (Orbax)."""
+"""A model on disk as this project keeps it: `model.json` (ModelConfig) and `params/` (Orbax)."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -13,23 +14,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from dsmath_jax.models.config import ModelConfig, RopeScaling
 from dsmath_jax.models.new_directory import new_directory
 from dsmath_jax.models.parameters import ParamSpec, flat_specs
 from dsmath_jax.models.sharding import param_sharding
 
-# Orbax buffers a data file before it writes it, and encodes many chunks at once: these sizes keep
-# what saving needs beyond the parameters under 1 GB.
 CHUNK_BYTES = 64 << 20
 FILE_BYTES = 256 << 20
+MAX_WAITING = 512 << 20
 
 
 def save_params(params: dict[str, Any], config: ModelConfig, directory: str | os.PathLike) -> None:
     """Writes parameters (nested as `param_specs`, on any mesh) and their ModelConfig.
 
-    With several processes all must call it, on a shared filesystem.
+    With several processes all must call it, on a shared filesystem. Beside the parameters it needs
+    memory for 0.5 GB of them, or for the largest slice that a device holds.
 
     Raises:
       FileExistsError: the directory is there and not empty.
@@ -45,8 +46,13 @@ def write_params(params: dict[str, Any], config: ModelConfig, directory: pathlib
         (directory / "model.json").write_text(text + "\n")
     save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
     args = ocp.args.PyTreeSave(params, save_args, ocdbt_target_data_file_size=FILE_BYTES)
-    # Weights hardly compress, and compressing takes longer than writing.
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+    # Orbax copies all that waits for the disk. It takes a device's slice at a time, and refuses one
+    # that reaches the limit.
+    largest = max(s.data.nbytes for x in jax.tree.leaves(params) for s in x.addressable_shards)
+    handler = ocp.PyTreeCheckpointHandler(
+        save_concurrent_gb=max(MAX_WAITING, largest + 1) / 1e9,
+        use_compression=False,  # weights hardly compress, and it takes longer than writing
+    )
     with ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(directory.absolute() / "params", args)
 
@@ -60,8 +66,8 @@ def read_config(directory: str | os.PathLike) -> ModelConfig:
     path = pathlib.Path(directory) / "model.json"
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing: {directory} is not a converted checkpoint; make one from a Hugging "
-            "Face directory with launch/convert.py"
+            f"{path} is missing: {directory} is not a converted checkpoint; make one from a "
+            "Hugging Face directory with launch/convert.py"
         )
     try:
         fields = json.loads(path.read_bytes())
@@ -77,6 +83,7 @@ def load_params(
     mesh: Mesh | None = None,
     dtype: Any = None,
     *,
+    sharding_of: Callable[[ParamSpec], Sharding] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, Any], ModelConfig]:
     """Reads what `save_params` wrote.
@@ -85,6 +92,7 @@ def load_params(
       directory: of model.json and params/.
       mesh: where the parameters go, by `sharding.RULES`; by default to the first device.
       dtype: of the parameters; by default as saved.
+      sharding_of: where each parameter goes, in place of `mesh`.
       progress: called with the number of bytes of each parameter, once it is there.
 
     Returns:
@@ -96,31 +104,61 @@ def load_params(
     config = read_config(directory)
     path = pathlib.Path(directory).absolute() / "params"
     specs = flat_specs(config)
+    if sharding_of is None:
+        sharding_of = functools.partial(param_sharding, mesh=mesh) if mesh else _first_device
+    stored = _stored(path)
+    _check_shapes(stored, specs, path)
+    targets = {
+        name: jax.ShapeDtypeStruct(
+            spec.shape, dtype or jnp.dtype(stored[name].dtype), sharding=sharding_of(spec)
+        )
+        for name, spec in specs.items()
+    }
+    largest = max(_largest_read(targets[name], stored[name]) for name in specs)
     params: dict[str, Any] = {}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        stored = _stored(checkpointer, path)
-        _check_shapes(stored, specs, path)
-        # One at a time and the largest first: Orbax holds a parameter twice while it reads it.
+    handler = ocp.PyTreeCheckpointHandler(
+        restore_concurrent_gb=max(MAX_WAITING // 2, largest + 1) / 1e9
+    )
+    with ocp.Checkpointer(handler) as checkpointer:
+        # One at a time and the largest first: Orbax holds more than once what it is reading.
         for name in sorted(specs, key=lambda n: -specs[n].size):
-            kept = jnp.dtype(stored[name].dtype)
-            value = _restore(checkpointer, path, name, specs[name], kept, mesh, dtype)
             *outer, last = name.split(".")
+            value = _restore(checkpointer, path, name, targets[name])
             functools.reduce(lambda d, k: d.setdefault(k, {}), outer, params)[last] = value
             if progress is not None:
-                progress(specs[name].size * kept.itemsize)
+                progress(specs[name].size * jnp.dtype(stored[name].dtype).itemsize)
     return params, config
 
 
-def _stored(checkpointer: ocp.Checkpointer, path: pathlib.Path) -> dict[str, Any]:
-    """Metadata (shape, dtype) of each stored array by dotted name."""
+def _first_device(spec: ParamSpec) -> Sharding:
+    return SingleDeviceSharding(jax.devices()[0])
+
+
+def _stored(path: pathlib.Path) -> dict[str, Any]:
+    """Metadata (shape, dtype, chunks) of each stored array by dotted name."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is missing: convert the checkpoint again")
     try:
-        tree = checkpointer.metadata(path).item_metadata.tree
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree = checkpointer.metadata(path).item_metadata.tree
         flat = jax.tree_util.tree_flatten_with_path(tree)[0]
         return {".".join(str(k.key) for k in keys): leaf for keys, leaf in flat}
     except Exception as e:  # Orbax raises what its storage raises
         raise _damaged(path, "its table of parameters", e) from None
+
+
+def _largest_read(target: jax.ShapeDtypeStruct, stored: Any) -> int:
+    """Bytes of the chunks that a device's slice touches: Orbax refuses what is beyond its limit."""
+    chunk = stored.storage.chunk_shape if stored.storage else target.shape
+    itemsize = jnp.dtype(stored.dtype).itemsize
+    sizes = [itemsize]
+    for index in target.sharding.addressable_devices_indices_map(target.shape).values():
+        held = [s.indices(n) for s, n in zip(index, target.shape, strict=True)]
+        sizes.append(
+            itemsize
+            * math.prod((-(-b // c) - a // c) * c for (a, b, _), c in zip(held, chunk, strict=True))
+        )
+    return max(sizes)
 
 
 def _check_shapes(stored: dict[str, Any], specs: dict[str, ParamSpec], path: pathlib.Path) -> None:
@@ -138,26 +176,16 @@ def _check_shapes(stored: dict[str, Any], specs: dict[str, ParamSpec], path: pat
 
 
 def _restore(
-    checkpointer: ocp.Checkpointer,
-    path: pathlib.Path,
-    name: str,
-    spec: ParamSpec,
-    kept: Any,
-    mesh: Mesh | None,
-    dtype: Any,
+    checkpointer: ocp.Checkpointer, path: pathlib.Path, name: str, target: jax.ShapeDtypeStruct
 ) -> jax.Array:
-    sharding = (
-        SingleDeviceSharding(jax.devices()[0]) if mesh is None else param_sharding(spec, mesh)
-    )
-    dtype = kept if dtype is None else jnp.dtype(dtype)
     keys = name.split(".")
 
     def nested(leaf: Any) -> Any:
         return functools.reduce(lambda inner, k: {k: inner}, reversed(keys), leaf)
 
     args = ocp.args.PyTreeRestore(
-        nested(jax.ShapeDtypeStruct(spec.shape, dtype)),
-        restore_args=nested(ocp.ArrayRestoreArgs(dtype=dtype, sharding=sharding)),
+        nested(target),
+        restore_args=nested(ocp.ArrayRestoreArgs(dtype=target.dtype, sharding=target.sharding)),
         partial_restore=True,
     )
     try:

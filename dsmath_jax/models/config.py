@@ -9,6 +9,22 @@ from collections.abc import Mapping
 from typing import Any
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM")
+REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+ROPE_FIELDS = {
+    "linear": ("factor",),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +79,8 @@ class ModelConfig:
         transformers 4 (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`).
 
         Raises:
-          ValueError: the architecture, activation or RoPE kind is not implemented (it is named).
+          ValueError: the architecture, activation or RoPE kind is not implemented, or a field is
+            missing (it is named).
         """
         if not isinstance(config, Mapping):
             path = pathlib.Path(config)
@@ -116,6 +133,8 @@ def _from_hf(hf: dict[str, Any]) -> ModelConfig:
             f"architecture {architecture} is not implemented; config.json must name one of "
             f"{', '.join(ARCHITECTURES)}"
         )
+    if missing := [field for field in REQUIRED if not hf.get(field)]:
+        raise ValueError(f"config.json has no {', '.join(missing)}")
     if hf.get("hidden_act", "silu") != "silu":
         raise ValueError(f"hidden_act {hf['hidden_act']!r} is not implemented, only 'silu'")
     for field in ("attention_bias", "mlp_bias", "use_sliding_window"):
@@ -146,17 +165,19 @@ def _rope_scaling(scaling: dict[str, Any]) -> RopeScaling | None:
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "default":
         return None
+    if kind not in ROPE_FIELDS:
+        raise ValueError(f"rope scaling {kind!r} is not implemented, only 'linear' and 'llama3'")
+    if missing := [field for field in ROPE_FIELDS[kind] if scaling.get(field) is None]:
+        raise ValueError(f"rope scaling {kind!r} in config.json has no {', '.join(missing)}")
     if kind == "linear":
         return RopeScaling("linear", float(scaling["factor"]))
-    if kind == "llama3":
-        return RopeScaling(
-            "llama3",
-            float(scaling["factor"]),
-            float(scaling["low_freq_factor"]),
-            float(scaling["high_freq_factor"]),
-            int(scaling["original_max_position_embeddings"]),
-        )
-    raise ValueError(f"rope scaling {kind!r} is not implemented, only 'linear' and 'llama3'")
+    return RopeScaling(
+        "llama3",
+        float(scaling["factor"]),
+        float(scaling["low_freq_factor"]),
+        float(scaling["high_freq_factor"]),
+        int(scaling["original_max_position_embeddings"]),
+    )
 
 
 PRESETS = {

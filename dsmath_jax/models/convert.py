@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import pathlib
 import resource
@@ -15,13 +16,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from dsmath_jax.models.checkpoint import load_params, read_config, write_params
 from dsmath_jax.models.hf import load_hf_params, write_hf
 from dsmath_jax.models.hf_files import is_hf_checkpoint, open_hf
 from dsmath_jax.models.new_directory import new_directory
-from dsmath_jax.models.sharding import MESH_AXES, make_mesh
+from dsmath_jax.models.parameters import ParamSpec
+from dsmath_jax.models.sharding import MESH_AXES, make_mesh, param_sharding
 from dsmath_jax.models.tensor_file import DTYPES
 
 # Copied along in both directions.
@@ -39,6 +42,10 @@ TOKENIZER_FILES = (
 # The Hugging Face config.json from which a checkpoint came; its token ids go back into the next.
 SOURCE_CONFIG = "hf_config.json"
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+PIECES = 16
+
+ShardingOf = Callable[[ParamSpec], Sharding] | None
 
 
 class ProgressLines:
@@ -67,10 +74,8 @@ class ProgressLines:
         if kind is None:
             seconds = time.monotonic() - self._start
             rate = self.total / max(seconds, 1e-9)
-            print(
-                f"{self.label}: {self.total / 1e9:.1f} GB in {seconds:.1f} s, {rate / 1e6:.0f} MB/s",
-                flush=True,
-            )
+            took = f"{self.total / 1e9:.1f} GB in {seconds:.1f} s"
+            print(f"{self.label}: {took}, {rate / 1e6:.0f} MB/s", flush=True)
 
     def _tick(self) -> None:
         while not self._stop.wait(self.every):
@@ -89,20 +94,20 @@ def convert(
     target: pathlib.Path,
     *,
     dtype: str | None = None,
-    mesh: jax.sharding.Mesh | None = None,
+    sharding_of: ShardingOf = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Writes `target` from `source`, whose files tell which of the two kinds it is.
 
     Raises:
-      FileNotFoundError, ValueError: `source` is neither kind, incomplete or damaged, or the disk too
-        small. Nothing is left at `target` then.
+      FileNotFoundError, ValueError: `source` is neither kind, incomplete or damaged, or the disk
+        too small. Nothing is left at `target` then.
       FileExistsError: `target` is there and not empty.
     """
     if (source / "model.json").exists():
-        _to_hf(source, target, dtype, mesh, max_shard_bytes)
+        _to_hf(source, target, dtype, sharding_of, max_shard_bytes)
     elif is_hf_checkpoint(source):
-        _from_hf(source, target, dtype, mesh)
+        _from_hf(source, target, dtype, sharding_of)
     else:
         raise FileNotFoundError(
             f"{source} holds no checkpoint: neither model.json (converted) nor config.json with "
@@ -110,7 +115,9 @@ def convert(
         )
 
 
-def _from_hf(source: pathlib.Path, target: pathlib.Path, dtype: str | None, mesh: Any) -> None:
+def _from_hf(
+    source: pathlib.Path, target: pathlib.Path, dtype: str | None, sharding_of: ShardingOf
+) -> None:
     checkpoint = open_hf(source)
     nbytes = checkpoint.nbytes
     if dtype is not None:
@@ -118,7 +125,7 @@ def _from_hf(source: pathlib.Path, target: pathlib.Path, dtype: str | None, mesh
     with new_directory(target) as partial:
         _check_space(partial, target, nbytes)
         with ProgressLines("reading", checkpoint.nbytes) as progress:
-            params, config = load_hf_params(source, mesh, dtype, progress=progress)
+            params, config = load_hf_params(source, sharding_of, dtype, progress=progress)
         with ProgressLines("writing", nbytes, measure=lambda: _size(partial)):
             write_params(params, config, partial)
         _copy_files(source, partial)
@@ -126,7 +133,11 @@ def _from_hf(source: pathlib.Path, target: pathlib.Path, dtype: str | None, mesh
 
 
 def _to_hf(
-    source: pathlib.Path, target: pathlib.Path, dtype: str | None, mesh: Any, max_shard_bytes: int
+    source: pathlib.Path,
+    target: pathlib.Path,
+    dtype: str | None,
+    sharding_of: ShardingOf,
+    max_shard_bytes: int,
 ) -> None:
     stored = _size(source / "params")
     with new_directory(target) as partial:
@@ -135,7 +146,9 @@ def _to_hf(
             nbytes = read_config(source).num_params * DTYPES[dtype].itemsize
         _check_space(partial, target, nbytes)
         with ProgressLines("reading", stored) as progress:
-            params, config = load_params(source, mesh, dtype, progress=progress)
+            params, config = load_params(
+                source, dtype=dtype, sharding_of=sharding_of, progress=progress
+            )
         nbytes = sum(x.nbytes for x in jax.tree.leaves(params))
         with ProgressLines("writing", nbytes) as progress:
             write_hf(
@@ -186,6 +199,25 @@ def _size(directory: pathlib.Path) -> int:
     return total
 
 
+def in_pieces(spec: ParamSpec) -> Sharding:
+    """Spreads a parameter over the host's virtual devices, by whole layers if it can be.
+
+    Orbax copies what it is about to write, and takes a device's slice at a time: from one device it
+    would copy the 2.7 GB that a 7B model's largest parameter has.
+    """
+    devices = np.asarray(jax.devices())
+    ways = [max(w for w in range(1, len(devices) + 1) if n % w == 0) for n in spec.shape]
+    axis = 0 if ways[0] >= 4 else int(np.argmax(ways))
+    mesh = Mesh(devices[: ways[axis]], ("pieces",))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "pieces"))
+
+
+def _placement(mesh: str | None) -> ShardingOf:
+    if mesh is None:
+        return in_pieces
+    return functools.partial(param_sharding, mesh=parse_mesh(mesh))
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         fail(message)
@@ -197,7 +229,7 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def parse_mesh(text: str) -> jax.sharding.Mesh:
+def parse_mesh(text: str) -> Mesh:
     """ "fsdp=4,tensor=2" -> the mesh.
 
     Raises:
@@ -214,9 +246,7 @@ def parse_mesh(text: str) -> jax.sharding.Mesh:
 
 def main(description: str, argv: Sequence[str] | None = None) -> None:
     """Parses the command line and converts; bad input ends with status 2."""
-    parser = _Parser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="source", type=pathlib.Path, required=True, metavar="DIR")
     parser.add_argument("--to", dest="target", type=pathlib.Path, required=True, metavar="DIR")
     parser.add_argument("--dtype", choices=list(DTYPES), help="by default that of the source")
@@ -225,14 +255,16 @@ def main(description: str, argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the partial directory goes
     if args.mesh is None:
-        jax.config.update("jax_platforms", "cpu")  # accelerators may be smaller than the model
+        # Accelerators may be smaller than the model.
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", PIECES)
     start = time.monotonic()
     try:
         convert(
             args.source,
             args.target,
-            dtype=args.dtype and jnp.dtype(args.dtype).name,
-            mesh=parse_mesh(args.mesh) if args.mesh else None,
+            dtype=args.dtype,
+            sharding_of=_placement(args.mesh),
             max_shard_bytes=int(args.max_shard_gb * 1e9),
         )
     except (ValueError, OSError) as e:

@@ -26,7 +26,7 @@ from dsmath_jax.models.new_directory import new_directory
 from dsmath_jax.models.parameters import ParamSpec, flat_specs
 from dsmath_jax.models.safetensors_io import SafetensorsWriter
 from dsmath_jax.models.sharding import param_sharding
-from dsmath_jax.models.tensor_file import CHUNK_BYTES, DTYPES, StoredTensor, empty
+from dsmath_jax.models.tensor_file import CHUNK_BYTES, DTYPES, StoredTensor, copy_block, empty
 from dsmath_jax.models.transformer import Transformer
 
 Progress = Callable[[int], None]
@@ -52,21 +52,22 @@ def load_hf(
       The model. Its vocabulary is the embedding's, where that disagrees with config.json.
 
     Raises:
-      FileNotFoundError, ValueError: a file or tensor is missing, surplus, misshapen, truncated or of
-        another type; nothing has been read then.
+      FileNotFoundError, ValueError: a file or tensor is missing, surplus, misshapen, truncated or
+        of another type; nothing has been read then.
     """
-    params, config = load_hf_params(directory, mesh, dtype, progress=progress)
+    sharding_of = None if mesh is None else functools.partial(param_sharding, mesh=mesh)
+    params, config = load_hf_params(directory, sharding_of, dtype, progress=progress)
     return Transformer(config, params=params, dtype=params["embed"].dtype)
 
 
 def load_hf_params(
     directory: str | os.PathLike,
-    mesh: Mesh | None = None,
+    sharding_of: Callable[[ParamSpec], Sharding] | None = None,
     dtype: Any = None,
     *,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], ModelConfig]:
-    """The same, as (parameters nested as `param_specs`, ModelConfig)."""
+    """The same, as (parameters nested as `param_specs`, ModelConfig), and with any sharding."""
     checkpoint = open_hf(pathlib.Path(directory))
     specs = flat_specs(checkpoint.config)
     params: dict[str, Any] = {}
@@ -74,7 +75,7 @@ def load_hf_params(
     # all the others.
     for name in sorted(specs, key=lambda n: -specs[n].size):
         stored = [checkpoint.tensors[t] for t in hf_names(specs[name], checkpoint.config)]
-        value = _place(specs[name], stored, mesh, dtype, progress)
+        value = _place(specs[name], stored, sharding_of, dtype, progress)
         *outer, last = name.split(".")
         functools.reduce(lambda d, k: d.setdefault(k, {}), outer, params)[last] = value
     return params, checkpoint.config
@@ -83,25 +84,25 @@ def load_hf_params(
 def _place(
     spec: ParamSpec,
     stored: list[StoredTensor],
-    mesh: Mesh | None,
+    sharding_of: Callable[[ParamSpec], Sharding] | None,
     dtype: Any,
     progress: Progress | None,
 ) -> jax.Array:
     if dtype is None:
         dtype = functools.reduce(jnp.promote_types, (t.numpy_dtype for t in stored))
     dtype = jnp.dtype(dtype)
-    if mesh is None:
+    if sharding_of is None:
         everything = tuple(slice(0, n) for n in spec.shape)
         return jax.device_put(read_slice(spec, stored, everything, dtype, progress))
     seen: dict[tuple, np.ndarray] = {}  # devices that hold the same slice share one read
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: Any) -> np.ndarray:
         key = tuple(s.indices(n)[:2] for s, n in zip(index, spec.shape, strict=True))
         if key not in seen:
             seen[key] = read_slice(spec, stored, tuple(slice(*k) for k in key), dtype, progress)
         return seen[key]
 
-    return jax.make_array_from_callback(spec.shape, param_sharding(spec, mesh), read)
+    return jax.make_array_from_callback(spec.shape, sharding_of(spec), read)
 
 
 def read_slice(
@@ -173,7 +174,7 @@ def write_hf(
     tensors = _tensors(params, config, dtype)
     shards = _split(tensors, max_shard_bytes)
     single = len(shards) == 1
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, names in enumerate(shards, 1):
         file = "model.safetensors" if single else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         weight_map |= dict.fromkeys(names, file)
@@ -182,7 +183,7 @@ def write_hf(
         for name in names:
             for block in tensors[name].blocks():
                 if writer is not None:
-                    writer.write(memoryview(block.reshape(-1).view(np.uint8)))
+                    writer.write(block.reshape(-1).view(np.uint8).data)
                 if progress is not None:
                     progress(block.nbytes)
         if writer is not None:
@@ -217,47 +218,65 @@ class _Tensor:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The tensor's rows, at most 64 MB at a time, on the host."""
-        rows = max(1, min(self.shape[0], CHUNK_BYTES // max(1, self.nbytes // self.shape[0])))
-        block = _block_fn(_everywhere(self.value.sharding))
-        for start in range(0, self.shape[0], rows):
-            yield np.asarray(
-                block(
-                    self.value,
-                    self.layer,
-                    start,
-                    rows=min(rows, self.shape[0] - start),
-                    stacked=self.spec.stacked,
-                    transpose=self.spec.transpose,
-                    dtype=self.dtype,
-                )
-            )
+        length = self.shape[0]
+        rows = max(1, min(length, CHUNK_BYTES // max(1, self.nbytes // length)))
+        for start in range(0, length, rows):
+            out = np.empty((min(rows, length - start), *self.shape[1:]), DTYPES[self.dtype])
+            index = [slice(start, start + len(out)), *(slice(0, n) for n in self.shape[1:])]
+            as_stored = out
+            if self.spec.transpose:
+                index, as_stored = index[::-1], out.T
+            if self.spec.stacked:
+                index, as_stored = [slice(self.layer, self.layer + 1), *index], as_stored[None]
+            _fetch(self.value, index, as_stored)
+            yield out
 
 
-def _everywhere(sharding: Sharding) -> Sharding | None:
-    """On a mesh a block is gathered to all devices, so that the writing process has it."""
-    return NamedSharding(sharding.mesh, PartitionSpec()) if hasattr(sharding, "mesh") else None
+def _fetch(value: jax.Array, index: list[slice], out: np.ndarray) -> None:
+    """Copies the slice `index` from the devices to the host."""
+    if not value.is_fully_addressable:
+        assert isinstance(value.sharding, NamedSharding)
+        starts, sizes = [s.start for s in index], tuple(s.stop - s.start for s in index)
+        take = _gather_fn(NamedSharding(value.sharding.mesh, PartitionSpec()))
+        _copy(out, np.asarray(take(value, starts, sizes)))
+        return
+    # Shard by shard: slicing across them may gather the whole array on each device.
+    for shard in value.addressable_shards:
+        held = [s.indices(n)[:2] for s, n in zip(shard.index, value.shape, strict=True)]
+        both = [
+            slice(max(a, s.start), min(b, s.stop)) for (a, b), s in zip(held, index, strict=True)
+        ]
+        if shard.replica_id != 0 or any(s.start >= s.stop for s in both):
+            continue
+        of_shard = tuple(
+            slice(s.start - a, s.stop - a) for (a, _), s in zip(held, both, strict=True)
+        )
+        of_out = tuple(
+            slice(b.start - s.start, b.stop - s.start) for b, s in zip(both, index, strict=True)
+        )
+        on_cpu = shard.device.platform == "cpu"
+        piece = np.asarray(shard.data)[of_shard] if on_cpu else np.asarray(shard.data[of_shard])
+        _copy(out[of_out], piece)
+
+
+def _copy(out: np.ndarray, piece: np.ndarray) -> None:
+    if out.ndim == 3:
+        out, piece = out[0], piece[0]
+    copy_block(out, piece)
 
 
 @functools.cache
-def _block_fn(out_sharding: Sharding | None) -> Callable[..., jax.Array]:
-    def block(value, layer, start, *, rows, stacked, transpose, dtype):
-        if stacked:
-            value = jax.lax.dynamic_index_in_dim(value, layer, keepdims=False)
-        value = jax.lax.dynamic_slice_in_dim(value, start, rows, axis=-1 if transpose else 0)
-        return (value.T if transpose else value).astype(dtype)
-
-    return jax.jit(
-        block,
-        static_argnames=("rows", "stacked", "transpose", "dtype"),
-        out_shardings=out_sharding,
-    )
+def _gather_fn(everywhere: Sharding) -> Callable[..., jax.Array]:
+    return jax.jit(jax.lax.dynamic_slice, static_argnums=2, out_shardings=everywhere)
 
 
 def _tensors(params: dict[str, Any], config: ModelConfig, dtype: Any) -> dict[str, _Tensor]:
     """By Hugging Face name: the embedding, layer after layer, the norm, the head."""
-    before, inside, after = {}, {}, {}
+    before: dict[str, _Tensor] = {}
+    inside: dict[str, _Tensor] = {}
+    after: dict[str, _Tensor] = {}
     for name, spec in flat_specs(config).items():
-        value = functools.reduce(lambda d, k: d[k], name.split("."), params)
+        value: Any = functools.reduce(lambda d, k: d[k], name.split("."), params)
         for layer, hf_name in enumerate(hf_names(spec, config)):
             group = inside if spec.stacked else before if name == "embed" else after
             group[hf_name] = _Tensor(spec, value, layer, dtype)

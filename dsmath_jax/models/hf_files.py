@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint directory: its files, and whether its tensors are those of the model."""
+"""A Hugging Face checkpoint directory: its files, and whether its tensors are the model's."""
 
 from __future__ import annotations
 
@@ -56,10 +56,7 @@ def open_hf(directory: pathlib.Path) -> HFCheckpoint:
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is not a directory with a Hugging Face checkpoint")
-    try:
-        config = ModelConfig.from_hf(directory)
-    except KeyError as e:
-        raise ValueError(f"{directory / 'config.json'} lacks {e.args[0]!r}") from None
+    config = ModelConfig.from_hf(directory)
     tensors = _read_shards(directory)
     config = _with_vocabulary_of(tensors, config, directory)
     return HFCheckpoint(config, _checked(tensors, config, directory))
@@ -132,7 +129,7 @@ def _read_shard(
     try:
         return read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     except ValueError as e:
-        # A cut zip archive does not say how long it was; the index knows all shards' sizes together.
+        # A cut zip archive does not say how long it was; the index has the size of all shards.
         total = ((index or {}).get("metadata") or {}).get("total_size")
         if not isinstance(total, int):
             raise
@@ -177,8 +174,8 @@ def _checked(
     missing = [name for name in expected if name not in tensors]
     if missing:
         raise ValueError(
-            f"tensor {_first(missing)} is missing from {directory}: get its files again, or correct "
-            "config.json if it is of another model"
+            f"tensor {_first(missing)} is missing from {directory}: get its files again, or "
+            "correct config.json if it is of another model"
         )
     ignored = {name for name in tensors if _ignored(name)}
     head = tensors.get("lm_head.weight")

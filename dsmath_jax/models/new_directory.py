@@ -17,13 +17,13 @@ from jax.experimental import multihost_utils
 def new_directory(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Gives a directory to write in, `.NAME.partial` beside `directory`, and renames it at the end.
 
-    After an exception the partial directory is removed; what a killed process left is removed by the
-    next that writes to the same place. With several processes all must call it, on a shared
+    After an exception the partial directory is removed; what a killed process left is removed by
+    the next that writes to the same place. With several processes all must call it, on a shared
     filesystem; the first one creates and renames.
 
     Raises:
-      FileExistsError: `directory` is there already (an empty one is replaced), or another process is
-        writing it.
+      FileExistsError: `directory` is there already (an empty one is replaced), or another process
+        is writing it.
     """
     target = pathlib.Path(os.path.abspath(directory))
     partial = target.with_name(f".{target.name}.partial")

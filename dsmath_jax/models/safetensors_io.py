@@ -1,4 +1,4 @@
-"""safetensors files: read memory-mapped, written as a stream (the library's writer wants them whole).
+"""safetensors files: read memory-mapped, written as a stream (the library wants all in memory).
 
 A file is the header's length (8 bytes, little-endian), the header (JSON), the tensors' bytes.
 """
@@ -84,7 +84,7 @@ class SafetensorsWriter:
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         self._end = 8 + len(text) + end
-        self._file = open(path, "wb")
+        self._file = open(path, "wb")  # noqa: SIM115
         self._file.write(len(text).to_bytes(8, "little") + text)
 
     def write(self, data: memoryview) -> None:

@@ -40,6 +40,9 @@ def make_mesh(
     """
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor, sequence]
+    for axis, size in zip(MESH_AXES, sizes, strict=True):
+        if size < 1 and size != -1:
+            raise ValueError(f"mesh size {axis}={size} is neither positive nor -1")
     if sizes.count(-1) > 1:
         raise ValueError(f"mesh sizes {sizes}: only one may be -1")
     known = math.prod(s for s in sizes if s != -1)

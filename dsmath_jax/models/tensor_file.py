@@ -17,7 +17,7 @@ _BITS = {2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
 
 
 class MappedFile:
-    """A file mapped read-only. Pages are read when touched and leave this process's memory on `drop`."""
+    """A file mapped read-only. Pages are read when touched; `drop` takes them off this process."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -80,7 +80,7 @@ class StoredTensor:
         rows = max(1, CHUNK_BYTES // max(1, self.strides[0]))
         for row in range(0, block.shape[0], rows):
             chunk = block[row : row + rows]
-            _copy(out[row : row + rows], chunk)
+            copy_block(out[row : row + rows], chunk)
             start = first + row * self.strides[0]
             span = sum((n - 1) * s for n, s in zip(chunk.shape, self.strides, strict=True))
             self.file.drop(start, start + span + chunk.itemsize)
@@ -89,14 +89,15 @@ class StoredTensor:
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Like np.empty, at a 64-byte boundary: JAX on CPU then takes the memory over without a copy."""
+    """np.empty at a 64-byte boundary: JAX on CPU then takes the memory over without a copy."""
     size = int(np.prod(shape)) * dtype.itemsize
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, memory, start)
 
 
-def _copy(out: np.ndarray, source: np.ndarray) -> None:
+def copy_block(out: np.ndarray, source: np.ndarray) -> None:
+    """out[...] = source, of any strides, casting to out's dtype."""
     if source.dtype == out.dtype:  # NumPy copies integers faster than it does bfloat16
         bits = _BITS[out.itemsize]
         out, source = out.view(bits), source.view(bits)

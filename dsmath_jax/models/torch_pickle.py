@@ -121,7 +121,8 @@ def _zip_entries(file: MappedFile) -> dict[str, tuple[int, int]]:
         header = file.read(info.header_offset, 30) if info.header_offset >= 0 else b""
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise ValueError(
-                f"{file.path} is damaged: no entry {info.filename!a} where it should be; get it again"
+                f"{file.path} is damaged: entry {info.filename!a} is not where it should be; get "
+                "the file again"
             )
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise ValueError(
@@ -177,14 +178,15 @@ def _tensors(
 _MARK = object()
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
 _LITERALS = frozenset(
-    "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE SHORT_BINSTRING".split()
+    ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE")
 )
 
 
 def _interpret(data: bytes) -> Any:
     """What a pickle holds, of the kinds this module knows."""
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
+    arg: Any
 
     def to_mark() -> list[Any]:
         at = len(stack) - 1

@@ -59,7 +59,9 @@ def make(
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (directory / INDEXES[form]).write_text(json.dumps(index))
     ids = {"bos_token_id": 100000, "eos_token_id": 100001}
-    (directory / "config.json").write_text(json.dumps(config.to_hf() | ids | {"torch_dtype": dtype}))
+    (directory / "config.json").write_text(
+        json.dumps(config.to_hf() | ids | {"torch_dtype": dtype})
+    )
 
 
 def random_blocks(rng, shape, dtype):

@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(command: list[str]) -> dict:
-    """Runs it; seconds, and the peak of resident memory: of all, and without and of mapped files."""
+    """Runs it; seconds, and the peak of resident memory: all, anonymous, of mapped files."""
     start = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT)
     peaks = {"RssAnon": 0, "RssFile": 0}

@@ -1,0 +1,110 @@
+"""The command line of launch/train.py: reads the configuration, runs its stage, says what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import pathlib
+import re
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from dsmath_jax.data.errors import InputError
+from dsmath_jax.stages.defaults import STAGES
+from dsmath_jax.training.errors import TrainingError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Python file with get_config(), as in configs/grpo_tiny.py:argument."
+)
+
+
+def main(description: str) -> None:
+    """Runs `train` on the parsed flags; ends the process with its status."""
+    sys.modules["__main__"].__doc__ = description
+    try:
+        app.run(_run, flags_parser=_parse_flags)
+    except InputError as e:
+        _end(2, e)
+    except TrainingError as e:
+        _end(1, e)
+
+
+def _end(status: int, error: Exception) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(status)  # threads of a library must not hold the process up
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    if not any(re.match(r"--?(config[=.]|config$|help)", a) for a in argv[1:]):
+        raise InputError("no configuration: add --config=configs/NAME.py (see --help)")
+    path = next((a.split("=", 1)[1] for a in argv if re.match(r"--?config=", a)), "")
+    if path and not pathlib.Path(path.split(":")[0]).is_file():
+        raise InputError(f"--config: there is no file {path.split(':')[0]}")
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+        raise InputError(_flag_problem(argv, e)) from None
+
+
+def _flag_problem(argv: list[str], error: Exception) -> str:
+    """One sentence that names the field, and the nearest one when there is none of that name."""
+    config = _CONFIG.value if flags.FLAGS["config"].using_default_value is False else None
+    for argument in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([\w.]+)(?:=(.*))?", argument)
+        if match is None or config is None:
+            continue
+        name, value = match.groups()
+        fields = field_names(config)
+        if name not in fields:
+            nearest = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
+            return f"--config.{name}: there is no such field; did you mean --config.{nearest[0]}?"
+        if str(value) in str(error) and name.split(".")[-1] in str(error):
+            return f"--config.{name}={value}: {str(error).strip()}"
+    return str(error).strip().split("\n")[0]
+
+
+def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    """Dotted names of all fields."""
+    names = []
+    for key, value in config.items():
+        names.append(prefix + key)
+        if isinstance(value, ConfigDict):
+            names += field_names(value, f"{prefix}{key}.")
+    return names
+
+
+def _run(argv: list[str]) -> None:
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    if len(argv) > 1:
+        raise InputError(f"{argv[1]!r} is not a flag; flags start with --")
+    name = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
+    workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{name}")
+    finished = run_stages(_CONFIG.value, workdir)
+    print(f"{'done' if finished else 'stopped'}: {workdir}/report.html", file=sys.stderr)
+
+
+def run_stages(config: ConfigDict, workdir: pathlib.Path) -> bool:
+    """Runs the stage of `config`, after that of `config.init.stage` if there is one.
+
+    Returns:
+      Whether it ran to its end (False: a signal stopped it; what it did is saved).
+    """
+    from dsmath_jax.stages import pretrain, rl, sft
+
+    if config.stage not in STAGES:
+        raise InputError(f"config.stage={config.stage!r}: choose one of {', '.join(STAGES)}")
+    if config.init.stage:
+        before = workdir / "init"
+        if not run_stages(config.init.stage, before):
+            return False
+        config = config.copy_and_resolve_references()
+        with config.unlocked():
+            config.init.stage = ConfigDict()
+        config.init.checkpoint = str(before)
+    stage = {"pretrain": pretrain.train, "sft": sft.train, "rl": rl.train}[config.stage]
+    return stage(config, workdir).finished

@@ -1,0 +1,88 @@
+"""Every field of a configuration, with its meaning and a value that works on a laptop.
+
+A file in configs/ starts from `get_defaults(stage)` and changes what it needs; `--config.a.b=value`
+changes it once more. A field that is not here is refused.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+STAGES = ("pretrain", "sft", "rl")
+
+
+def get_defaults(stage: str) -> ConfigDict:
+    """The configuration of a stage: "pretrain", "sft" or "rl"."""
+    if stage not in STAGES:
+        raise ValueError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}")
+    c = ConfigDict()
+    c.stage = stage
+    c.seed = 0
+    c.steps = 100  # optimizer steps (for RL: exploration steps)
+    c.batch_size = 16  # rows of `length` tokens (for RL see rl.questions)
+    c.length = 256  # tokens of a row; for RL, of the longest prompt with its completion
+    c.micro_batches = 1  # parts of a batch done one after another to save memory
+
+    # ---- Model ----
+    c.model = "tiny"  # a preset of dsmath_jax.models, or a path of a Hugging Face config.json
+    c.model_changes = ConfigDict()  # fields of ModelConfig to replace, as in {"num_layers": 2}
+    c.init = ConfigDict()
+    c.init.checkpoint = ""  # Hugging Face directory, converted checkpoint, or a run's directory
+    c.init.stage = ConfigDict()  # or: the configuration of a stage to run first, in WORKDIR/init
+    c.dtype = "bfloat16"  # of computation; master weights and moments are float32
+    c.remat = "none"  # "none", "dots" or "full": what the backward pass computes again
+    c.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1})  # -1: what is left
+
+    # ---- Tokenizer ----
+    c.tokenizer = ""  # tokenizer.json, its directory, or a .model; by default the checkpoint's, ...
+    c.tokenizer_vocab = 512  # ... else one of this size is trained on the data
+
+    # ---- Data ----
+    c.data = ConfigDict()
+    c.data.path = ""  # JSONL file; without one, the project's word problems
+    c.data.heldout_path = ""  # JSONL file for evaluation
+    c.data.question_field = "question"
+    c.data.solution_field = "answer"
+    c.data.answer_field = ""  # by default taken from the end of the solution
+    c.data.text_field = ""  # pretraining on plain text: the field that holds it
+    c.data.prompt = "plain"  # of dsmath_jax.data.prompts.PROMPTS
+    c.data.max_rejected_share = 0.01  # of lines that may be bad
+    c.data.num_examples = 50_000  # word problems
+    c.data.num_heldout = 512
+    c.data.chain_share = 0.0  # share of word problems solved in one line
+    c.data.seed = 0  # of the word problems
+
+    # ---- Optimizer ----
+    c.optimizer = ConfigDict()
+    c.optimizer.learning_rate = 1e-3
+    c.optimizer.schedule = "multi_step"  # "multi_step", "constant" or "cosine"
+    c.optimizer.warmup_steps = 10
+    c.optimizer.b1 = 0.9
+    c.optimizer.b2 = 0.95
+    c.optimizer.eps = 1e-8
+    c.optimizer.weight_decay = 0.1
+    c.optimizer.clip_norm = 1.0
+    c.max_bad_steps = 10  # steps in a row with a loss that is not finite before the run stops
+
+    # ---- Checkpoints, evaluation, logs ----
+    c.checkpoint = ConfigDict({"every": 100, "keep": 2})
+    c.eval = ConfigDict({"every": 0, "batch_size": 256})  # every: 0 for the end alone
+    c.log = ConfigDict({"every": 1, "tensorboard": True, "wandb": False, "samples_every": 10})
+
+    if stage == "rl":
+        c.rl = ConfigDict()
+        c.rl.questions = 16  # a step
+        c.rl.group = 16  # samples a question (the paper: 64)
+        c.rl.max_new_tokens = 64  # of a sample (the paper: 1024)
+        c.rl.temperature = 1.0
+        c.rl.kl_coef = 0.04
+        c.rl.clip_low = 0.2
+        c.rl.clip_high = 0.2
+        c.rl.advantage_ddof = 0
+        c.rl.advantage_eps = 1e-6
+        c.rl.aggregation = "sequence_mean"
+        c.rl.updates_per_step = 1  # mu of Algorithm 1
+        c.rl.max_rows = 512  # samples decoded together
+        c.rl.greedy_eval = True
+        c.optimizer.weight_decay = 0.0
+    return c

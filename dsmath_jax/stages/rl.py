@@ -1,0 +1,239 @@
+"""Reinforcement learning by GRPO with outcome supervision (DeepSeekMath 4.1, Algorithm 1).
+
+The reward is a rule's verdict on the final answer (the paper scores with a reward model). Not stated
+in the paper, chosen here: clip 0.2, temperature 1, std with ddof 0 and epsilon 1e-6.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dsmath_jax.data.batches import question_batches
+from dsmath_jax.data.examples import load_examples
+from dsmath_jax.data.prompts import encode_prompt
+from dsmath_jax.losses import group_advantages, grpo_loss
+from dsmath_jax.models.sharding import batch_sharding
+from dsmath_jax.rewards import Verdict, grade_solution
+from dsmath_jax.rollout import Sampler, Samples
+from dsmath_jax.stages import setup
+from dsmath_jax.training.checkpoints import Checkpoints
+from dsmath_jax.training.loop import Result, proportion, run
+from dsmath_jax.training.optimizer import make_optimizer, make_schedule
+from dsmath_jax.training.state import abstract_state, init_state
+from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs
+
+LENGTH_BUCKET = 32  # lengths of training batches are rounded up to this, to compile few shapes
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
+    """Samples groups of answers, rewards them, and moves the policy towards the better ones."""
+    rl = config.rl
+    # ---- Data: questions ------------------------------------------------------------------------
+    examples = load_examples(config.data, "train", rejected=workdir / "rejected.jsonl")
+    heldout = load_examples(config.data, "heldout")
+    tokenizer = setup.open_tokenizer(config, workdir, examples)
+    questions = question_batches(
+        examples,
+        tokenizer,
+        prompt=config.data.prompt,
+        max_tokens=config.length - rl.max_new_tokens,
+        batch_size=rl.questions,
+        seed=config.seed,
+    )
+    # ---- Mesh, model, optimizer -----------------------------------------------------------------
+    mesh = setup.open_mesh(config)
+    model_config = setup.open_model_config(config, tokenizer)
+    model = setup.open_model(config, model_config)
+    graph = nnx.split(model)[0]
+    optimizer = make_optimizer(config.optimizer, config.steps * rl.updates_per_step)
+    setup.write_run_config(config, model_config, workdir)
+
+    def new_state():
+        params = setup.initial_params(config, model_config, mesh)
+        return init_state(params, optimizer, mesh, model_config, with_reference=True)
+
+    # ---- Compiled steps: generate, reference log-probs, update ------------------------------------
+    sampler = Sampler(model, tokenizer, max_rows=rl.max_rows, mesh=mesh)
+
+    @jax.jit
+    def generation_weights(params):
+        return jax.tree.map(lambda x: x.astype(config.dtype), params)
+
+    @jax.jit
+    def logprobs(params, batch):
+        return sequence_logprobs(graph, params, batch, rl.temperature)
+
+    def loss_fn(params, batch):
+        logp = sequence_logprobs(graph, params, batch, rl.temperature)
+        mask = predicted_mask(batch)
+        loss, sums = grpo_loss(
+            logp,
+            batch["old_logp"],
+            batch["ref_logp"],
+            batch["advantages"][:, None],
+            mask,
+            clip_low=rl.clip_low,
+            clip_high=rl.clip_high,
+            kl_coef=rl.kl_coef,
+            aggregation=rl.aggregation,
+        )
+        gap = jnp.abs(logp - batch["old_logp"]) * mask
+        sums["logprob_gap"] = (gap.sum(), mask.sum())
+        return loss, (sums, {"logprob_gap_max": gap.max()})
+
+    update = make_update(loss_fn, optimizer, config.micro_batches)
+
+    def put(batch):
+        return {k: jax.device_put(v, batch_sharding(mesh, v.shape)) for k, v in batch.items()}
+
+    # ---- One exploration step ---------------------------------------------------------------------
+    def step_fn(state, batch, step, phases):
+        with phases("sync"):
+            weights = jax.block_until_ready(generation_weights(state.params))
+        with phases("generate"):
+            samples = sampler(
+                [q["ids"] for q in batch],
+                samples_per_prompt=rl.group,
+                max_new_tokens=rl.max_new_tokens,
+                temperature=rl.temperature,
+                seed=config.seed,
+                step=step,
+                example_ids=[q["index"] for q in batch],
+                params=weights,
+            )
+            del weights
+        with phases("reward"):
+            texts = _texts(samples, tokenizer)
+            rewards, errors = _rewards(texts, [q["answer"] for q in batch])
+            advantages = group_advantages(
+                jnp.asarray(rewards), ddof=rl.advantage_ddof, eps=rl.advantage_eps
+            )
+            rows = put(_rows([q["ids"] for q in batch], samples, np.asarray(advantages), tokenizer))
+            if step % config.log.samples_every == 0:
+                _write_samples(workdir, f"step_{step:06d}", batch, texts, rewards, samples)
+        with phases("logprob"):
+            rows["ref_logp"] = jax.block_until_ready(logprobs(state.reference, rows))
+        with phases("train"):
+            start = state.step
+            first_step = jnp.array(start + 1)
+            first = None
+            for _ in range(rl.updates_per_step):
+                state, metrics = update(state, rows)
+                first = metrics if first is None else first
+            state = state._replace(step=first_step)
+            jax.block_until_ready(state.params)
+        # With several updates the gap to the sampler means something at the first alone.
+        metrics |= {k: first[k] for k in ("logprob_gap", "logprob_gap_max")}
+        flat = rewards.max(axis=1) == rewards.min(axis=1)
+        metrics |= {
+            "reward": rewards.mean(),
+            "reward_std": rewards.std(),
+            "groups_all_equal": flat.mean(),
+            "truncated": 1.0 - samples.stopped.mean(),
+            "completion_length": samples.lengths.mean(),
+            "checker_errors": errors,
+            "tokens": int(samples.lengths.sum()),
+        }
+        return state, metrics
+
+    # ---- Held-out accuracy --------------------------------------------------------------------------
+    def evaluate(state, step):
+        results: dict[str, Any] = {}
+        weights = generation_weights(state.params)
+        prompts = [encode_prompt(tokenizer, e["question"], config.data.prompt) for e in heldout]
+        for name, temperature in (("sampled", rl.temperature), ("greedy", 0.0)):
+            if not heldout or (name == "greedy" and not rl.greedy_eval):
+                continue
+            samples = sampler(
+                prompts,
+                max_new_tokens=rl.max_new_tokens,
+                temperature=temperature,
+                seed=config.seed + 1,
+                params=weights,
+            )
+            texts = _texts(samples, tokenizer)
+            rewards, _ = _rewards(texts, [e["answer"] for e in heldout])
+            results |= proportion(int(rewards.sum()), len(heldout), f"eval/accuracy_{name}")
+            _write_samples(workdir, f"eval_{step:06d}_{name}", heldout, texts, rewards, samples)
+        return results
+
+    # ---- Train ----------------------------------------------------------------------------------------
+    with jax.set_mesh(mesh):
+        return run(
+            config,
+            workdir,
+            Checkpoints(workdir, config, model_config),
+            questions,
+            step_fn,
+            new_state=new_state,
+            abstract=abstract_state(model_config, optimizer, mesh, with_reference=True),
+            evaluate=evaluate,
+            learning_rate=lambda step: make_schedule(
+                config.optimizer, config.steps * rl.updates_per_step
+            )(step * rl.updates_per_step),
+        )
+
+
+def _texts(samples: Samples, tokenizer) -> list[list[str]]:
+    questions, group = samples.lengths.shape
+    return [
+        [tokenizer.decode(samples.ids(q, g)) for g in range(group)] for q in range(questions)
+    ]
+
+
+def _rewards(texts: list[list[str]], golds: list[str]) -> tuple[np.ndarray, int]:
+    """[questions, group] float32, 1 for a right answer; and how often the checker itself failed."""
+    verdicts = [[grade_solution(t, gold) for t in row] for row, gold in zip(texts, golds, strict=True)]
+    rewards = np.array([[v is Verdict.RIGHT for v in row] for row in verdicts], np.float32)
+    return rewards, sum(v is Verdict.CHECKER_ERROR for row in verdicts for v in row)
+
+
+def _rows(
+    prompts: list[list[int]], samples: Samples, advantages: np.ndarray, tokenizer
+) -> dict[str, np.ndarray]:
+    """A training row for each sample: prompt and completion, with the sampler's log-probs."""
+    questions, group = samples.lengths.shape
+    longest = max(len(p) for p in prompts) + int(samples.lengths.max())
+    length = -(-longest // LENGTH_BUCKET) * LENGTH_BUCKET
+    shape = (questions * group, length)
+    rows = {
+        "tokens": np.full(shape, tokenizer.pad_id, np.int32),
+        "segment_ids": np.zeros(shape, np.int32),
+        "loss_mask": np.zeros(shape, np.float32),
+        "old_logp": np.zeros(shape, np.float32),
+        "advantages": advantages.reshape(-1).astype(np.float32),
+    }
+    for q, prompt in enumerate(prompts):
+        for g in range(group):
+            row, start = q * group + g, len(prompt)
+            end = start + int(samples.lengths[q, g])
+            rows["tokens"][row, :end] = prompt + samples.ids(q, g)
+            rows["segment_ids"][row, :end] = 1
+            rows["loss_mask"][row, start:end] = 1.0
+            rows["old_logp"][row, start:end] = samples.logprobs[q, g, : end - start]
+    return rows
+
+
+def _write_samples(workdir, name, examples, texts, rewards, samples, limit: int = 64) -> None:
+    folder = workdir / "samples"
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for q, example in enumerate(examples):
+        for g, text in enumerate(texts[q]):
+            record = {
+                "question": example["question"],
+                "answer": example["answer"],
+                "completion": text,
+                "reward": float(rewards[q, g]),
+                "ended": samples.reason(q, g),
+            }
+            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    (folder / f"{name}.jsonl").write_text("".join(lines[:limit]), encoding="utf-8")

@@ -1,0 +1,168 @@
+"""What every stage does first: mesh, tokenizer, model, and the parameters to start from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dsmath_jax.data.errors import InputError
+from dsmath_jax.data.examples import Example
+from dsmath_jax.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
+from dsmath_jax.models.checkpoint import load_params, read_config
+from dsmath_jax.models.config import PRESETS, ModelConfig, preset
+from dsmath_jax.models.hf import load_hf_params
+from dsmath_jax.models.sharding import make_mesh, param_shardings
+from dsmath_jax.models.transformer import Transformer, init_params
+
+
+def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    try:
+        return make_mesh(**config.mesh)
+    except ValueError as e:
+        raise InputError(f"config.mesh: {e}") from None
+
+
+def open_tokenizer(config: ConfigDict, workdir: pathlib.Path, examples: list[Example]) -> Tokenizer:
+    """The configured tokenizer, the checkpoint's, or one trained on the examples; kept in the run."""
+    kept = workdir / "tokenizer"
+    if kept.is_dir():
+        return load_tokenizer(kept)
+    source = config.tokenizer or _checkpoint_tokenizer(config.init.checkpoint)
+    if source:
+        try:
+            tokenizer = load_tokenizer(source)
+        except (FileNotFoundError, ValueError) as e:
+            raise InputError(str(e)) from None
+        tokenizer.save(kept)
+        return tokenizer
+    if config.init.checkpoint:
+        raise InputError(
+            f"{config.init.checkpoint} brings no tokenizer: set config.tokenizer to a tokenizer.json"
+        )
+    texts = (text for example in examples[:5000] for text in example.values())
+    return train_sentencepiece(texts, kept, vocab_size=config.tokenizer_vocab)
+
+
+def _checkpoint_tokenizer(checkpoint: str) -> str:
+    for folder in (checkpoint, os.path.join(checkpoint, "tokenizer")) if checkpoint else ():
+        for name in ("tokenizer.json", "tokenizer.model"):
+            if os.path.exists(os.path.join(folder, name)):
+                return folder
+    return ""
+
+
+def open_model_config(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
+    """The checkpoint's shape, else `config.model` with the tokenizer's vocabulary."""
+    if config.init.checkpoint:
+        model_config = _checkpoint_config(pathlib.Path(config.init.checkpoint))
+    elif config.model in PRESETS:
+        size = max(tokenizer.vocab_size, PRESETS[config.model].vocab_size)
+        if config.model == "tiny":
+            size = -(-tokenizer.vocab_size // 64) * 64
+        model_config = preset(config.model, vocab_size=size)
+    else:
+        try:
+            model_config = ModelConfig.from_hf(config.model)
+        except (FileNotFoundError, ValueError) as e:
+            presets = ", ".join(PRESETS)
+            raise InputError(
+                f"config.model={config.model!r} is neither one of {presets}, nor a config.json: {e}"
+            ) from None
+    try:
+        model_config = dataclasses.replace(model_config, **config.model_changes)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"config.model_changes: {e}") from None
+    if tokenizer.vocab_size > model_config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model only "
+            f"{model_config.vocab_size}: they do not belong together"
+        )
+    if config.length > model_config.max_positions:
+        raise InputError(
+            f"config.length={config.length} exceeds the model's context of "
+            f"{model_config.max_positions} tokens"
+        )
+    return model_config
+
+
+def open_model(config: ConfigDict, model_config: ModelConfig) -> Transformer:
+    """The model with shapes in place of parameters; compiled steps merge parameters into it."""
+    try:
+        return nnx.eval_shape(
+            lambda: Transformer(model_config, dtype=config.dtype, remat=config.remat)
+        )
+    except (TypeError, ValueError) as e:
+        raise InputError(f"config.dtype, config.remat: {e}") from None
+
+
+def initial_params(
+    config: ConfigDict, model_config: ModelConfig, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+    """float32 parameters on the mesh: from `config.init.checkpoint`, or random by `config.seed`."""
+    if not config.init.checkpoint:
+        layouts = param_shardings(model_config, mesh)
+        return jax.jit(
+            lambda: init_params(model_config, config.seed, jnp.float32), out_shardings=layouts
+        )()
+    directory = pathlib.Path(config.init.checkpoint)
+    try:
+        if (directory / "checkpoints").is_dir():
+            return _run_params(directory, model_config, mesh)
+        if (directory / "model.json").exists():
+            return load_params(directory, mesh, jnp.float32)[0]
+        return load_hf_params(directory, mesh, jnp.float32)[0]
+    except (FileNotFoundError, ValueError) as e:
+        raise InputError(str(e)) from None
+
+
+def _checkpoint_config(directory: pathlib.Path) -> ModelConfig:
+    if not directory.is_dir():
+        raise InputError(f"config.init.checkpoint={directory} is not a directory")
+    try:
+        if (directory / "model.json").exists():
+            return read_config(directory)
+        return ModelConfig.from_hf(directory)
+    except (FileNotFoundError, ValueError) as e:
+        raise InputError(str(e)) from None
+
+
+def _run_params(
+    directory: pathlib.Path, model_config: ModelConfig, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+    """The parameters of a run's last checkpoint, read without its optimizer state."""
+    steps = ocp.utils.checkpoint_steps(directory / "checkpoints")
+    if not steps:
+        raise InputError(f"{directory} has no finished checkpoint to start from")
+    path = directory.absolute() / "checkpoints" / str(max(steps)) / "state"
+    layouts = param_shardings(model_config, mesh)
+    abstract = jax.eval_shape(lambda: init_params(model_config, 0, jnp.float32))
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layouts
+    )
+    restore = ocp.checkpoint_utils.construct_restore_args({"params": abstract})
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        args = ocp.args.PyTreeRestore(
+            {"params": abstract}, restore_args=restore, partial_restore=True
+        )
+        return checkpointer.restore(path, args)["params"]
+
+
+def write_run_config(config: ConfigDict, model_config: ModelConfig, workdir: pathlib.Path) -> None:
+    """config.json and model.json, so that a run's directory says what it holds."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    for name, content in (
+        ("config.json", config.to_dict()),
+        ("model.json", dataclasses.asdict(model_config)),
+    ):
+        beside = workdir / f"{name}.partial"
+        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        beside.replace(workdir / name)

@@ -1,0 +1,87 @@
+"""What pretraining and fine-tuning share: they differ in their batches alone."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dsmath_jax.data.batches import padded_batches
+from dsmath_jax.data.examples import Example
+from dsmath_jax.data.tokenizers import Tokenizer
+from dsmath_jax.losses import next_token_loss
+from dsmath_jax.models.sharding import batch_sharding
+from dsmath_jax.stages import setup
+from dsmath_jax.training.checkpoints import Checkpoints
+from dsmath_jax.training.loop import Result, run
+from dsmath_jax.training.optimizer import make_optimizer, make_schedule
+from dsmath_jax.training.state import abstract_state, init_state
+from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs
+
+
+def fit(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    tokenizer: Tokenizer,
+    examples: list[Example],
+    heldout: list[Example],
+    batches: Callable[[list[Example], bool, int], Any],
+) -> Result:
+    """Maximises the likelihood of the masked tokens; `eval/loss` is on the held-out examples."""
+    # ---- Mesh, model, optimizer -----------------------------------------------------------------
+    mesh = setup.open_mesh(config)
+    model_config = setup.open_model_config(config, tokenizer)
+    graph = nnx.split(setup.open_model(config, model_config))[0]
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    setup.write_run_config(config, model_config, workdir)
+
+    def new_state():
+        params = setup.initial_params(config, model_config, mesh)
+        return init_state(params, optimizer, mesh, model_config)
+
+    # ---- Compiled steps: update, held-out loss --------------------------------------------------
+    def loss_fn(params, batch):
+        logp = sequence_logprobs(graph, params, batch)
+        loss, sums = next_token_loss(logp, predicted_mask(batch))
+        used = (batch["segment_ids"] > 0).astype(jnp.float32)
+        sums["packed"] = (used.sum(), jnp.float32(used.size))
+        return loss, (sums, {})
+
+    update = make_update(loss_fn, optimizer, config.micro_batches)
+    heldout_sums = jax.jit(lambda params, batch: loss_fn(params, batch)[1][0]["loss"])
+
+    def put(batch):
+        return {k: jax.device_put(v, batch_sharding(mesh, v.shape)) for k, v in batch.items()}
+
+    def step_fn(state, batch, step, phases):
+        state, metrics = update(state, put(batch))
+        return state, metrics | {"tokens": config.batch_size * config.length}
+
+    def evaluate(state, step):
+        if not heldout:
+            return {}
+        rows = padded_batches(batches(heldout, False, 0), config.batch_size)
+        pairs = [jax.device_get(heldout_sums(state.params, put(batch))) for batch in rows]
+        total, count = (float(sum(part)) for part in zip(*pairs, strict=True))
+        loss = total / count
+        return {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 50.0))}
+
+    # ---- Train ----------------------------------------------------------------------------------
+    with jax.set_mesh(mesh):
+        return run(
+            config,
+            workdir,
+            Checkpoints(workdir, config, model_config),
+            batches(examples, True, config.seed),
+            step_fn,
+            new_state=new_state,
+            abstract=abstract_state(model_config, optimizer, mesh),
+            evaluate=evaluate,
+            learning_rate=make_schedule(config.optimizer, config.steps),
+        )

@@ -1,0 +1,212 @@
+"""The one training loop: step, write down, evaluate, save, stop when asked; resume where it was."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import grain
+import jax
+from ml_collections import ConfigDict
+
+from dsmath_jax.data.errors import InputError
+from dsmath_jax.training.checkpoints import Checkpoints
+from dsmath_jax.training.errors import TrainingError
+from dsmath_jax.training.metrics import Metrics, StatusLine
+from dsmath_jax.training.report import write_report
+from dsmath_jax.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+# (state, batch, step, phases) -> (state, metrics); metrics may be arrays that are still computed.
+StepFn = Callable[[TrainState, Any, int, "Phases"], tuple[TrainState, dict[str, Any]]]
+
+
+class Result(NamedTuple):
+    """What a stage leaves: the state, and whether it ran to its end or was told to stop."""
+
+    state: TrainState
+    finished: bool
+
+
+class Phases:
+    """Seconds of each named part of a step."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+    def take(self) -> dict[str, float]:
+        taken, self.seconds = self.seconds, {}
+        return {f"time/{name}": value for name, value in taken.items()}
+
+
+def run(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    data: grain.DatasetIterator,
+    step_fn: StepFn,
+    *,
+    new_state: Callable[[], TrainState],
+    abstract: TrainState,
+    evaluate: Callable[[TrainState, int], dict[str, float]],
+    learning_rate: Callable[[int], Any],
+) -> Result:
+    """Runs `config.steps` steps, from the last checkpoint if there is one.
+
+    A step's line is written before its checkpoint, so a run that resumes has every line up to it.
+    SIGTERM and SIGINT end the step under way, save, and return.
+
+    Args:
+      data: iterator of batches; its small state is kept in the checkpoint.
+      new_state: makes the state at step 0; only called without a checkpoint.
+      abstract: the state's shapes and layout, to restore into.
+      evaluate: called every `config.eval.every` steps (then also before the first) and at the end.
+      learning_rate: by step, for the metrics.
+
+    Raises:
+      InputError: the checkpoint is of another model.
+      TrainingError: `config.max_bad_steps` steps in a row had a loss that is not finite.
+    """
+    state, first = _start(checkpoints, data, new_state, abstract)
+    metrics = Metrics(workdir, config, first)
+    status = StatusLine(config.stage, config.steps, first)
+    if first:
+        status.note(f"{config.stage}: going on from step {first} of {config.steps}")
+    phases = Phases()
+    pending: tuple[int, dict[str, Any]] | None = None
+    last_time = time.monotonic()
+
+    def write_pending() -> None:
+        """The line of the step before: its numbers are there without waiting for the device."""
+        nonlocal pending
+        if pending is None:
+            return
+        step, values = pending
+        pending = None
+        values = {k: float(v) for k, v in jax.device_get(values).items()}
+        if step % config.log.every == 0 or step == config.steps:
+            metrics.write(step, values)
+            status.update(step, values)
+        _check_finite(values, step, config, status)
+
+    def evaluation(step: int) -> None:
+        nonlocal last_time
+        results = evaluate(state, step)
+        if results:
+            metrics.write(step, results)
+            numbers = " ".join(f"{k} {v:.4g}" for k, v in results.items())
+            status.note(f"{config.stage} step {step}: {numbers}")
+        write_report(workdir)
+        last_time = time.monotonic()
+
+    with _stop_signals() as stop:
+        if first == 0 and config.eval.every:
+            evaluation(0)
+        for step in range(first + 1, config.steps + 1):
+            with phases("data"):
+                batch = next(data)
+            state, values = step_fn(state, batch, step, phases)
+            write_pending()
+            now = time.monotonic()
+            values = dict(values)
+            tokens = values.pop("tokens", None)
+            if tokens is not None:
+                values["tokens_per_s"] = tokens / (now - last_time)
+            values |= {"learning_rate": learning_rate(step - 1), "time/step": now - last_time}
+            pending, last_time = (step, values | phases.take()), now
+            due = step == config.steps or (config.eval.every and step % config.eval.every == 0)
+            saving = due or stop.is_set() or step % config.checkpoint.every == 0
+            if saving:
+                write_pending()
+            if due:
+                evaluation(step)
+            if saving:
+                checkpoints.save(step, state, data.get_state(), force=due or stop.is_set())
+            if stop.is_set():
+                status.note(f"{config.stage}: stopped at step {step}; the same command goes on")
+                break
+        checkpoints.close()
+    metrics.close()
+    write_report(workdir)
+    return Result(state, finished=not stop.is_set() or int(state.step) >= config.steps)
+
+
+def _start(
+    checkpoints: Checkpoints,
+    data: grain.DatasetIterator,
+    new_state: Callable[[], TrainState],
+    abstract: TrainState,
+) -> tuple[TrainState, int]:
+    step = checkpoints.latest_step()
+    if step is None:
+        return new_state(), 0
+    state, position = checkpoints.restore(abstract)
+    try:
+        data.set_state(position)
+    except (ValueError, TypeError, KeyError) as e:
+        raise InputError(
+            f"{checkpoints.directory / str(step)} was saved with other data settings ({e}); "
+            "use those, or another --workdir"
+        ) from None
+    return state, step
+
+
+def _check_finite(
+    values: dict[str, float], step: int, config: ConfigDict, status: StatusLine
+) -> None:
+    if not values.get("bad_steps"):
+        return
+    status.note(
+        f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}: not finite, skipped"
+    )
+    if values["bad_steps"] >= config.max_bad_steps:
+        raise TrainingError(
+            f"{config.max_bad_steps} steps in a row, up to {step}, had a loss or gradient that is not "
+            f"finite; try a lower config.optimizer.learning_rate than "
+            f"{config.optimizer.learning_rate:g}, or look at the data there"
+        )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM or SIGINT sets; a second SIGINT interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number, frame):
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def proportion(right: int, total: int, name: str) -> dict[str, float]:
+    """A share with its 95% interval (Wilson), as {name, name_low, name_high}."""
+    z, share = 1.96, right / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + (z / total) ** 2 / 4)
+    return {name: share, f"{name}_low": middle - half, f"{name}_high": middle + half}

@@ -1,0 +1,121 @@
+"""What a run writes down: metrics.jsonl, TensorBoard, W&B when asked, and one status line."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+from ml_collections import ConfigDict
+
+STATUS = ("loss", "reward", "kl", "grad_norm", "learning_rate", "tokens_per_s")
+
+
+class Metrics:
+    """Writes numbers by step. After a resume, lines of steps that will be done again are dropped.
+
+    Args:
+      workdir: of the run.
+      config: the run's, for `log` and for W&B.
+      first_step: the step that the run starts or goes on from.
+    """
+
+    def __init__(self, workdir: pathlib.Path, config: ConfigDict, first_step: int):
+        path = workdir / "metrics.jsonl"
+        _keep_until(path, first_step)
+        self.file = path.open("a")
+        self.tensorboard: Any = None
+        self.wandb: Any = None
+        if config.log.tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self.tensorboard = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=first_step, write_to_disk=True
+            )
+        if config.log.wandb:
+            import wandb
+
+            self.wandb = wandb.init(
+                project="dsmath_jax",
+                name=workdir.name,
+                id=workdir.name,
+                resume="allow",
+                config=config.to_dict(),
+            )
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.file.write(json.dumps({"step": step} | values) + "\n")
+        self.file.flush()
+        if self.tensorboard is not None:
+            for name, value in values.items():
+                self.tensorboard.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.log(values, step=step)
+
+    def close(self) -> None:
+        self.file.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, in order; one cut short by a kill is left out."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def _keep_until(path: pathlib.Path, step: int) -> None:
+    rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
+    beside = path.with_suffix(".partial")
+    beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    beside.replace(path)
+
+
+class StatusLine:
+    """One line on stderr: rewritten in place on a terminal, printed every few seconds elsewhere."""
+
+    def __init__(self, name: str, total: int, first: int = 0, *, every: float = 10.0):
+        self.name, self.total, self.first = name, total, first
+        self.terminal = sys.stderr.isatty()
+        self.every = 0.2 if self.terminal else every
+        self.start = time.monotonic()
+        self.last = 0.0
+
+    def update(self, done: int, values: dict[str, float]) -> None:
+        now = time.monotonic()
+        if done < self.total and now - self.last < self.every:
+            return
+        self.last = now
+        elapsed = now - self.start
+        left = elapsed / max(done - self.first, 1) * (self.total - done)
+        numbers = " ".join(f"{k} {v:.4g}" for k in STATUS if (v := values.get(k)) is not None)
+        phases = " ".join(f"{k[5:]} {v:.2f}s" for k, v in values.items() if k.startswith("time/"))
+        line = f"{self.name} {done}/{self.total} ({done / self.total:.0%}) {numbers}"
+        line += f" [{phases}]" if phases else ""
+        line += f" | {duration(elapsed)} done, {duration(left)} to go"
+        end = "\n" if not self.terminal or done >= self.total else ""
+        print(f"\r\033[K{line}" if self.terminal else line, end=end, file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line of its own, above the status."""
+        print(f"\r\033[K{text}" if self.terminal else text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """ "1h02m", "3m05s" or "12s"."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{s:02d}s" if minutes else f"{s}s"

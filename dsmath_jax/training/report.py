@@ -1,0 +1,94 @@
+"""report.html: a run's curves, configuration and samples on one page without other files."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import pathlib
+
+from dsmath_jax.training.metrics import read_metrics
+
+HIDDEN = ("step", "bad_steps")
+
+
+def write_report(workdir: pathlib.Path) -> pathlib.Path:
+    """Writes `workdir/report.html` from config.json, metrics.jsonl and samples/."""
+    rows = read_metrics(workdir)
+    config = workdir / "config.json"
+    name = html.escape(workdir.name)
+    parts = [
+        f"<!doctype html><meta charset=utf-8><title>{name}</title>",
+        "<style>body{font:15px system-ui;max-width:1100px;margin:2em auto;padding:0 1em}"
+        "pre{background:#f5f5f5;padding:1em;overflow:auto;white-space:pre-wrap}"
+        ".right{border-left:4px solid #2a2}.wrong{border-left:4px solid #c33}</style>",
+        f"<h1>{name}</h1>",
+        _summary(rows),
+        _plots(rows),
+        _samples(workdir / "samples"),
+    ]
+    if config.exists():
+        parts.append(f"<h2>Configuration</h2><pre>{html.escape(config.read_text())}</pre>")
+    path = workdir / "report.html"
+    beside = path.with_suffix(".partial")
+    beside.write_text("\n".join(parts), encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def _summary(rows: list[dict[str, float]]) -> str:
+    evaluations = [r for r in rows if any(k.startswith("eval/") for k in r)]
+    if not evaluations:
+        return ""
+    names = [k for k in evaluations[-1] if k.startswith("eval/") and not k.endswith(("_low", "_high"))]
+    cells = "".join(f"<th>{html.escape(n)}" for n in names)
+    lines = [f"<h2>Evaluation</h2><table cellpadding=6><tr><th>step{cells}"]
+    for row in evaluations:
+        lines.append(f"<tr><td>{row['step']}" + "".join(f"<td>{_interval(row, n)}" for n in names))
+    return "".join(lines) + "</table>"
+
+
+def _interval(row: dict[str, float], name: str) -> str:
+    if name not in row:
+        return ""
+    if f"{name}_low" not in row:
+        return f"{row[name]:.4g}"
+    return f"{row[name]:.1%} ({row[f'{name}_low']:.1%} to {row[f'{name}_high']:.1%})"
+
+
+def _plots(rows: list[dict[str, float]]) -> str:
+    names = sorted({k for row in rows for k in row if k not in HIDDEN})
+    names = [n for n in names if not n.endswith(("_low", "_high"))]
+    if not names:
+        return ""
+    from matplotlib.figure import Figure
+
+    columns = 3
+    height = -(-len(names) // columns)
+    figure = Figure(figsize=(12, 2.6 * height), layout="constrained")
+    for i, name in enumerate(names):
+        axes = figure.add_subplot(height, columns, i + 1)
+        points = [(r["step"], r[name]) for r in rows if name in r]
+        axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 20 else None, markersize=3)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=80)
+    data = base64.b64encode(image.getvalue()).decode()
+    return f'<h2>Curves</h2><img style="width:100%" src="data:image/png;base64,{data}">'
+
+
+def _samples(folder: pathlib.Path, show: int = 12) -> str:
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        return ""
+    lines = [f"<h2>Samples</h2><p>from {html.escape(files[-1].name)}"]
+    for text in files[-1].read_text(encoding="utf-8").splitlines()[:show]:
+        sample = json.loads(text)
+        kind = "right" if sample.get("reward", 0) > 0 else "wrong"
+        body = f"{sample['question']}\n→ {sample['completion']}\n[reward {sample['reward']}, "
+        body += f"{sample['ended']}; answer {sample['answer']}]"
+        lines.append(f"<pre class={kind}>{html.escape(body)}</pre>")
+    return "".join(lines)

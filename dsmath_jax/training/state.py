@@ -1,0 +1,75 @@
+"""What a training run carries from step to step, and how it lies on the mesh."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.parameters import param_specs
+from dsmath_jax.models.sharding import param_shardings
+
+
+class TrainState(NamedTuple):
+    """Everything that a kill must not lose, beside the data iterator and the configuration.
+
+    params: float32 master weights, nested as `param_specs`.
+    reference: frozen parameters of the reference policy (RL), else None.
+    bad_steps: steps skipped in a row because loss or gradient was not finite.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    opt_state: Any
+    bad_steps: jax.Array
+    reference: dict[str, Any] | None = None
+
+
+def init_state(
+    params: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    config: ModelConfig,
+    *,
+    with_reference: bool = False,
+) -> TrainState:
+    """A state at step 0 around parameters that already lie on the mesh."""
+    layout = abstract_state(config, optimizer, mesh, with_reference=with_reference).opt_state
+    opt_shardings = jax.tree.map(lambda x: x.sharding, layout)
+    opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(params)
+    step, bad_steps = (
+        jax.device_put(jnp.zeros((), jnp.int32), NamedSharding(mesh, PartitionSpec()))
+        for _ in range(2)
+    )
+    reference = jax.tree.map(jnp.copy, params) if with_reference else None
+    return TrainState(step, params, opt_state, bad_steps, reference)
+
+
+def abstract_state(
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    with_reference: bool = False,
+) -> TrainState:
+    """Shapes, dtypes and shardings of the state, with no array made."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    layouts = param_shardings(config, mesh)
+    params = jax.tree.map(
+        lambda spec, layout: jax.ShapeDtypeStruct(spec.shape, jnp.float32, sharding=layout),
+        param_specs(config),
+        layouts,
+    )
+    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    opt_state = optax.tree.map_params(
+        optimizer,
+        lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+        jax.eval_shape(optimizer.init, params),
+        layouts,
+        transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+    )
+    return TrainState(scalar, params, opt_state, scalar, params if with_reference else None)

@@ -1,0 +1,105 @@
+"""One optimizer step, the same for every stage: gradients, accumulation, clipping, safety."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from dsmath_jax.losses import token_logprobs
+from dsmath_jax.models.sharding import constrain
+from dsmath_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+# (params, batch) -> (loss, (sums, peaks)): `sums` are (sum, count) pairs that must hold "loss";
+# `peaks` are numbers of which the largest is reported.
+LossFn = Callable[[dict[str, Any], Batch], tuple[jax.Array, tuple[dict, dict]]]
+
+
+def sequence_logprobs(
+    graph: nnx.GraphDef, params: dict[str, Any], batch: Batch, temperature: float = 1.0
+) -> jax.Array:
+    """[batch, length] float32: log-probability of each token given those before it in its segment
+    (0 at a row's first token, which nothing predicts)."""
+    model = nnx.merge(graph, params)
+    hidden = model.hidden(batch["tokens"], batch.get("positions"), batch["segment_ids"])
+    targets = jnp.roll(batch["tokens"], -1, axis=1)
+    logp = token_logprobs(hidden, model.output_head(), targets, temperature)
+    return jnp.roll(logp, 1, axis=1).at[:, 0].set(0.0)
+
+
+def predicted_mask(batch: Batch) -> jax.Array:
+    """`loss_mask` less the first token of each segment, which its own segment cannot predict."""
+    segments = batch["segment_ids"]
+    before = jnp.roll(segments, 1, axis=1).at[:, 0].set(0)
+    return batch["loss_mask"] * ((segments == before) & (segments > 0))
+
+
+def accumulate(loss_fn: LossFn, params: dict[str, Any], batch: Batch, micro_batches: int):
+    """Gradient, sums and peaks over a batch done in `micro_batches` parts.
+
+    Sums and counts add up before they are divided, so the parts give the gradient of the whole.
+    """
+
+    def total(params, part):
+        _, (sums, peaks) = loss_fn(params, part)
+        return sums["loss"][0], (sums, peaks)
+
+    gradient = jax.grad(total, has_aux=True)
+    if micro_batches == 1:
+        grads, (sums, peaks) = gradient(params, batch)
+    else:
+
+        def split(x):  # every device keeps its own rows: part i takes rows i, i + n, ...
+            x = x.reshape(x.shape[0] // micro_batches, micro_batches, *x.shape[1:])
+            return x.swapaxes(0, 1)
+
+        def body(carry, part):
+            part = jax.tree.map(lambda x: constrain(x, "batch", *["hidden"] * (x.ndim - 1)), part)
+            grads, (sums, peaks) = gradient(params, part)
+            added = jax.tree.map(jnp.add, carry[:2], (grads, sums))
+            return (*added, jax.tree.map(jnp.maximum, carry[2], peaks)), None
+
+        parts = jax.tree.map(split, batch)
+        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts))
+        grads, (sums, peaks) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        peaks = jax.tree.map(lambda x: x - jnp.inf, peaks)
+        (grads, sums, peaks), _ = jax.lax.scan(body, (grads, sums, peaks), parts)
+    count = jnp.maximum(sums["loss"][1], 1)
+    return jax.tree.map(lambda g: g / count, grads), sums, peaks
+
+
+def make_update(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, micro_batches: int = 1
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """A compiled (state, batch) -> (state, metrics); the old state's memory is reused.
+
+    A step whose loss or gradient is not finite changes nothing but `bad_steps`.
+    """
+
+    def update(state: TrainState, batch: Batch):
+        grads, sums, peaks = accumulate(loss_fn, state.params, batch, micro_batches)
+        norm = optax.global_norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        loss = sums["loss"][0] / jnp.maximum(sums["loss"][1], 1)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+        params = optax.apply_updates(state.params, updates)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        metrics = {name: s / jnp.maximum(n, 1) for name, (s, n) in sums.items()}
+        metrics |= peaks | {"grad_norm": norm, "skipped": (~finite).astype(jnp.int32)}
+        bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
+        metrics["bad_steps"] = bad_steps
+        state = state._replace(
+            step=state.step + 1, params=params, opt_state=opt_state, bad_steps=bad_steps
+        )
+        return state, metrics
+
+    return jax.jit(update, donate_argnums=0)

@@ -1,0 +1,17 @@
+"""Trains one stage: pretrain, sft or rl, as the configuration says.
+
+    python launch/train.py --config=configs/grpo_tiny.py
+    python launch/train.py --config=configs/sft_7b_tpu.py:smoke --config.steps=3 --workdir=runs/try
+
+The same command goes on where a stopped or killed run was. Exit status: 0 done or stopped by a
+signal (and saved), 1 the run failed, 2 something in the command or its input is wrong.
+"""
+
+from absl import flags
+
+from dsmath_jax.stages.command import main
+
+flags.DEFINE_string("workdir", "", "Directory of the run; by default runs/NAME of the config file.")
+
+if __name__ == "__main__":
+    main(__doc__)
