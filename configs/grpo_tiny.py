@@ -39,7 +39,7 @@ def get_config(arg=""):
     c.optimizer.warmup_steps = 5
     c.eval.every = 20
     if arg == "smoke":
-        sft.steps = c.steps = 2
+        sft.steps = c.steps = 3
         sft.data.num_examples = c.data.num_examples = 300
         sft.data.num_heldout = c.data.num_heldout = 16
         c.rl.questions = c.rl.group = 4

@@ -2,10 +2,20 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory) -> None:
+    """Programs that several tests compile, also in other processes, are compiled once."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +25,27 @@ def data_dir() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip(f"real data: no folder {path} (set DSMATH_DATA)")
     return path
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """launch("train.py", *flags, devices=1) runs a command of launch/ and gives the finished process."""
+
+    def run(script: str, *flags: str, devices: int = 1, check: bool = False, timeout: int = 300):
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        process = subprocess.run(
+            [sys.executable, str(REPO / "launch" / script), *map(str, flags)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=REPO,
+            timeout=timeout,
+        )
+        if check:
+            assert process.returncode == 0, process.stderr[-3000:]
+        return process
+
+    return run

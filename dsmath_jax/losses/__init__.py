@@ -1,7 +1,7 @@
 """Loss functions of arrays: jax and numpy only, usable from any JAX project.
 
-Every loss takes float32 [batch, length] arrays and returns (loss, metrics), where metrics maps names
-to (sum, count) pairs: adding the pairs of micro-batches gives the numbers of the whole batch.
+Every loss takes float32 [batch, length] arrays and returns (loss, metrics), where metrics maps
+names to (sum, count) pairs: adding the pairs of micro-batches gives the numbers of the whole batch.
 """
 
 from dsmath_jax.losses.advantages import group_advantages

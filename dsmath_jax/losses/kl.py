@@ -9,9 +9,9 @@ import jax.numpy as jnp
 def kl_estimate(logp: jax.Array, ref_logp: jax.Array, kind: str = "k3") -> jax.Array:
     """Estimates KL(pi_theta || pi_ref) from tokens that pi_theta sampled.
 
-    "k3" is DeepSeekMath eq. 4: pi_ref/pi_theta - log(pi_ref/pi_theta) - 1, never negative. As a loss
-    on on-policy samples its gradient is that of the forward KL(pi_ref || pi_theta); "k1" has zero
-    expected gradient there and serves as a metric.
+    "k3" is DeepSeekMath eq. 4: pi_ref/pi_theta - log(pi_ref/pi_theta) - 1, never negative. As a
+    loss on on-policy samples its gradient is that of the forward KL(pi_ref || pi_theta); "k1" has
+    zero expected gradient there and serves as a metric.
 
     Args:
       logp, ref_logp: [batch, length] float32 log-probabilities of the sampled tokens.

@@ -1,6 +1,8 @@
 """The transformer, its parameters, sharding and Hugging Face conversion."""
 
+from dsmath_jax.models.checkpoint import load_params, save_params
 from dsmath_jax.models.config import PRESETS, ModelConfig, RopeScaling, preset
+from dsmath_jax.models.hf import load_hf, save_hf
 from dsmath_jax.models.transformer import KVCache, Transformer, init_params
 
 __all__ = [
@@ -10,5 +12,9 @@ __all__ = [
     "RopeScaling",
     "Transformer",
     "init_params",
+    "load_hf",
+    "load_params",
     "preset",
+    "save_hf",
+    "save_params",
 ]

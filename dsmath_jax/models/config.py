@@ -41,7 +41,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer: RMSNorm before each part, RoPE, SwiGLU (DeepSeek LLM, Llama, Qwen2)."""
+    """A decoder-only transformer (DeepSeek LLM, Llama, Qwen2): RMSNorm first, RoPE, SwiGLU."""
 
     vocab_size: int
     hidden_size: int
@@ -75,23 +75,23 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any] | str | pathlib.Path) -> ModelConfig:
-        """Reads a Hugging Face config.json (a path, its directory, or the parsed dict), as written by
-        transformers 4 (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`).
+        """Reads a Hugging Face config.json (a path, its directory, or the parsed dict), as written
+        by transformers 4 (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`).
 
         Raises:
           ValueError: the architecture, activation or RoPE kind is not implemented, or a field is
             missing (it is named).
         """
-        if not isinstance(config, Mapping):
-            path = pathlib.Path(config)
-            path = path / "config.json" if path.is_dir() else path
-            if not path.exists():
-                raise FileNotFoundError(f"{path} is missing: a checkpoint needs its config.json")
-            try:
-                config = json.loads(path.read_text())
-            except json.JSONDecodeError as e:
-                raise ValueError(f"{path} line {e.lineno} is not valid JSON: {e.msg}") from None
-        return _from_hf(dict(config))
+        if isinstance(config, Mapping):
+            return _from_hf(dict(config))
+        path = pathlib.Path(config)
+        path = path / "config.json" if path.is_dir() else path
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: a checkpoint needs its config.json")
+        try:
+            return _from_hf(json.loads(path.read_text()))
+        except json.JSONDecodeError as e:
+            raise ValueError(f"{path} line {e.lineno} is not valid JSON: {e.msg}") from None
 
     def to_hf(self) -> dict[str, Any]:
         """The config.json that transformers 4 and 5 both read."""
@@ -190,7 +190,7 @@ PRESETS = {
         num_kv_heads=32,
         head_dim=128,
     ),
-    # DeepSeek-LLM 1.3B was never released; these are the shapes of DeepSeek-VL-1.3B's language model.
+    # DeepSeek-LLM 1.3B was never released; these shapes are DeepSeek-VL-1.3B's language model's.
     "deepseek_1_3b": ModelConfig(
         vocab_size=102400,
         hidden_size=2048,

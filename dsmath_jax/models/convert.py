@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import logging
 import pathlib
 import resource
 import shutil
@@ -253,6 +254,7 @@ def main(description: str, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--mesh", metavar="AXIS=SIZE,...", help="by default the host's memory")
     parser.add_argument("--max_shard_gb", type=float, default=5.0, help="of safetensors files")
     args = parser.parse_args(argv)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's advice on its own use
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the partial directory goes
     if args.mesh is None:
         # Accelerators may be smaller than the model.

@@ -6,6 +6,7 @@ at most when loading, and one block of 64 MB when saving.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -179,15 +180,12 @@ def write_hf(
         file = "model.safetensors" if single else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         weight_map |= dict.fromkeys(names, file)
         entries = [(n, tensors[n].dtype, tensors[n].shape) for n in names]
-        writer = SafetensorsWriter(directory / file, entries) if _writes() else None
-        for name in names:
-            for block in tensors[name].blocks():
-                if writer is not None:
+        with SafetensorsWriter(directory / file, entries) if _writes() else _NoWriter() as writer:
+            for name in names:
+                for block in tensors[name].blocks():
                     writer.write(block.reshape(-1).view(np.uint8).data)
-                if progress is not None:
-                    progress(block.nbytes)
-        if writer is not None:
-            writer.close()
+                    if progress is not None:
+                        progress(block.nbytes)
     if not _writes():
         return
     if not single:
@@ -203,6 +201,16 @@ def write_hf(
 
 def _writes() -> bool:
     return jax.process_index() == 0
+
+
+class _NoWriter(contextlib.nullcontext):
+    """What the other processes write with: they only take part in gathering."""
+
+    def __enter__(self) -> _NoWriter:
+        return self
+
+    def write(self, data: memoryview) -> None:
+        pass
 
 
 class _Tensor:

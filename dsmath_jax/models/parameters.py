@@ -18,8 +18,8 @@ from dsmath_jax.models.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class ParamSpec:
-    """One parameter. `axes` name its dimensions for `sharding.RULES`; `hf_name` holds "{layer}" when
-    the first axis stacks layers; `transpose` says that Hugging Face stores [out, in]."""
+    """One parameter. `axes` name its dimensions for `sharding.RULES`; `hf_name` holds "{layer}"
+    when the first axis stacks layers; `transpose` says that Hugging Face stores [out, in]."""
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]
@@ -86,7 +86,7 @@ def param_specs(c: ModelConfig) -> dict:
 
 def flat_specs(config: ModelConfig) -> dict[str, ParamSpec]:
     """The table by dotted name, as in "layers.wq"."""
-    flat = {}
+    flat: dict[str, ParamSpec] = {}
     for name, entry in param_specs(config).items():
         if isinstance(entry, dict):
             flat |= {f"{name}.{inner}": spec for inner, spec in entry.items()}
@@ -98,7 +98,7 @@ def flat_specs(config: ModelConfig) -> dict[str, ParamSpec]:
 def init_param(
     name: str, spec: ParamSpec, key: jax.Array, std: float, dtype: jnp.dtype
 ) -> jax.Array:
-    """Normal(0, std), ones or zeros; each parameter's draw depends on the key and its name alone."""
+    """Normal(0, std), ones or zeros; a parameter's draw depends on the key and its name alone."""
     if spec.init == "ones":
         return jnp.ones(spec.shape, dtype)
     if spec.init == "zeros":

@@ -10,6 +10,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 from dsmath_jax.models.tensor_file import DTYPES, MappedFile, StoredTensor
 
@@ -62,7 +63,7 @@ def _tensor(name: str, entry: dict, file: MappedFile, data: int) -> tuple[Stored
 
 
 class SafetensorsWriter:
-    """Writes a file whose tensors are known beforehand, their bytes one after the other.
+    """Writes a file of tensors known beforehand, their bytes one after the other, in a `with`.
 
     Args:
       path: of a new file.
@@ -90,12 +91,17 @@ class SafetensorsWriter:
     def write(self, data: memoryview) -> None:
         self._file.write(data)
 
-    def close(self) -> None:
+    def __enter__(self) -> SafetensorsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         """
         Raises:
           ValueError: not as many bytes were written as the entries have.
         """
         with self._file as f:
+            if kind is not None:
+                return
             if f.tell() != self._end:
                 raise ValueError(f"{f.name}: wrote {f.tell()} bytes of {self._end}")
             f.flush()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.parameters import ParamSpec, param_specs
@@ -52,11 +51,13 @@ def make_mesh(
         named = ", ".join(f"{a}={s}" for a, s in zip(MESH_AXES, sizes, strict=True))
         raise ValueError(f"mesh {named} needs {math.prod(sizes)} devices; there are {len(devices)}")
     return jax.make_mesh(
-        tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=np.asarray(devices)
+        tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=list(devices)
     )
 
 
-def partition_spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def partition_spec(
+    axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
     """Where each dimension goes; one that its mesh axes do not divide stays whole."""
     parts = []
     for axis, size in zip(axes, shape, strict=True):
@@ -64,6 +65,8 @@ def partition_spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) ->
         names = (rule,) if isinstance(rule, str) else rule or ()
         ways = math.prod(mesh.shape[n] for n in names)
         parts.append(rule if ways > 1 and size % ways == 0 else None)
+    while parts and parts[-1] is None:  # as compiled functions write their results' layouts
+        parts.pop()
     return PartitionSpec(*parts)
 
 
@@ -82,7 +85,7 @@ def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
-    """Pins an activation's layout inside jit when a mesh is set (`jax.set_mesh`), else does nothing."""
+    """Pins an activation's layout inside jit if a mesh is set (`jax.set_mesh`); else it is x."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x

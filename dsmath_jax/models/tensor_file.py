@@ -6,6 +6,7 @@ import dataclasses
 import mmap
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 DTYPES = {name: jnp.dtype(name) for name in ("bfloat16", "float16", "float32")}
 
 CHUNK_BYTES = 64 << 20
-_BITS = {2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
+_BITS: dict[int, Any] = {2: np.uint16, 4: np.uint32}
 
 
 class MappedFile:

@@ -50,7 +50,7 @@ class Transformer(nnx.Module):
     Args:
       config: its shapes.
       seed: of the initialisation; the same numbers on any mesh.
-      params: use these (nested dict of arrays, structured as `param_specs`) in place of random ones.
+      params: use these (nested dict of arrays, structured as `param_specs`), not random ones.
       dtype: of the computation.
       param_dtype: of random parameters.
       remat: what the backward pass keeps of a layer: "none" recomputes nothing, "dots" keeps matrix

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from dsmath_jax.losses import token_logprobs
 from dsmath_jax.models.sharding import batch_sharding
@@ -170,12 +171,23 @@ class Sampler:
         state = _prefill(self.graph, params, tokens, lengths, group, max_new)
         for end in range(self.segment, max_new + self.segment, self.segment):
             end = min(end, max_new)
+            cache = _grow(state.cache, end)
             state = _decode_until(
-                self.graph, end, temperature == 0, params, state, keys, temperature or 1.0, eos_ids
+                self.graph,
+                end,
+                temperature == 0,
+                params,
+                state._replace(cache=cache),
+                keys,
+                temperature or 1.0,
+                eos_ids,
             )
             if bool(state.stopped.all()):
                 break
-        return jax.device_get((state.tokens, state.lengths, state.logprobs, state.stopped))
+        result = (state.tokens, state.lengths, state.logprobs, state.stopped)
+        if jax.process_count() > 1:
+            return multihost_utils.process_allgather(result, tiled=True)
+        return jax.device_get(result)
 
 
 @functools.partial(jax.jit, static_argnums=(3,))
@@ -203,16 +215,19 @@ def _prefill(graph, params, tokens, lengths, group, max_new):
     )
 
 
+@functools.partial(jax.jit, static_argnums=(1,))
+def _grow(cache: KVCache, length: int) -> KVCache:
+    """Room for `length` new tokens of each sample."""
+    room = [(0, 0)] * 6
+    room[3] = (0, length - cache.new_k.shape[3])
+    return cache._replace(new_k=jnp.pad(cache.new_k, room), new_v=jnp.pad(cache.new_v, room))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
 def _decode_until(graph, end, greedy, params, state, keys, temperature, eos_ids):
     """Decodes to `end` new tokens, or until every sample has ended."""
     model = nnx.merge(graph, params)
     head = model.output_head()
-    grow = [(0, 0)] * 6
-    grow[3] = (0, end - state.cache.new_k.shape[3])
-    cache = state.cache._replace(
-        new_k=jnp.pad(state.cache.new_k, grow), new_v=jnp.pad(state.cache.new_v, grow)
-    )
 
     def unfinished(s: _State):
         return (s.step < end) & ~s.stopped.all()
@@ -239,4 +254,4 @@ def _decode_until(graph, end, greedy, params, state, keys, temperature, eos_ids)
             cache=cache,
         )
 
-    return jax.lax.while_loop(unfinished, body, state._replace(cache=cache))
+    return jax.lax.while_loop(unfinished, body, state)

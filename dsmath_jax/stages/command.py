@@ -84,7 +84,12 @@ def _run(argv: list[str]) -> None:
         raise InputError(f"{argv[1]!r} is not a flag; flags start with --")
     name = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{name}")
-    finished = run_stages(_CONFIG.value, workdir)
+    config = _CONFIG.value
+    if config.distributed:
+        import jax
+
+        jax.distributed.initialize()
+    finished = run_stages(config, workdir)
     print(f"{'done' if finished else 'stopped'}: {workdir}/report.html", file=sys.stderr)
 
 

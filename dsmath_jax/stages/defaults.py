@@ -18,6 +18,7 @@ def get_defaults(stage: str) -> ConfigDict:
     c = ConfigDict()
     c.stage = stage
     c.seed = 0
+    c.distributed = False  # several hosts: start jax.distributed (TPU pods find each other)
     c.steps = 100  # optimizer steps (for RL: exploration steps)
     c.batch_size = 16  # rows of `length` tokens (for RL see rl.questions)
     c.length = 256  # tokens of a row; for RL, of the longest prompt with its completion
@@ -85,4 +86,19 @@ def get_defaults(stage: str) -> ConfigDict:
         c.rl.max_rows = 512  # samples decoded together
         c.rl.greedy_eval = True
         c.optimizer.weight_decay = 0.0
+    return c
+
+
+def shrink(c: ConfigDict) -> ConfigDict:
+    """The same configuration with a tiny random model, generated data and 3 steps: `:smoke`."""
+    c.model, c.model_changes = "tiny", ConfigDict({"num_layers": 2})
+    c.init.checkpoint = c.tokenizer = ""
+    c.distributed = False
+    c.steps, c.length, c.batch_size, c.micro_batches = 3, 192, 16, min(c.micro_batches, 2)
+    c.data.path = c.data.heldout_path = c.data.text_field = ""
+    c.data.num_examples, c.data.num_heldout = 400, 16
+    c.optimizer.warmup_steps = 1
+    c.checkpoint.every = 2
+    if c.stage == "rl":
+        c.rl.questions, c.rl.group, c.rl.max_new_tokens = 8, 4, 24
     return c

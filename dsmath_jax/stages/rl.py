@@ -116,7 +116,11 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             advantages = group_advantages(
                 jnp.asarray(rewards), ddof=rl.advantage_ddof, eps=rl.advantage_eps
             )
-            rows = put(_rows([q["ids"] for q in batch], samples, np.asarray(advantages), tokenizer))
+            prompts = [q["ids"] for q in batch]
+            rows = _rows(
+                prompts, samples, np.asarray(advantages), tokenizer.pad_id, config.length
+            )
+            rows = put(rows)
             if step % config.log.samples_every == 0:
                 _write_samples(workdir, f"step_{step:06d}", batch, texts, rewards, samples)
         with phases("logprob"):
@@ -197,15 +201,19 @@ def _rewards(texts: list[list[str]], golds: list[str]) -> tuple[np.ndarray, int]
 
 
 def _rows(
-    prompts: list[list[int]], samples: Samples, advantages: np.ndarray, tokenizer
+    prompts: list[list[int]],
+    samples: Samples,
+    advantages: np.ndarray,
+    pad_id: int,
+    max_length: int,
 ) -> dict[str, np.ndarray]:
     """A training row for each sample: prompt and completion, with the sampler's log-probs."""
     questions, group = samples.lengths.shape
     longest = max(len(p) for p in prompts) + int(samples.lengths.max())
-    length = -(-longest // LENGTH_BUCKET) * LENGTH_BUCKET
+    length = min(-(-longest // LENGTH_BUCKET) * LENGTH_BUCKET, max_length)
     shape = (questions * group, length)
     rows = {
-        "tokens": np.full(shape, tokenizer.pad_id, np.int32),
+        "tokens": np.full(shape, pad_id, np.int32),
         "segment_ids": np.zeros(shape, np.int32),
         "loss_mask": np.zeros(shape, np.float32),
         "old_logp": np.zeros(shape, np.float32),

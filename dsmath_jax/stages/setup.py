@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -22,6 +21,7 @@ from dsmath_jax.models.config import PRESETS, ModelConfig, preset
 from dsmath_jax.models.hf import load_hf_params
 from dsmath_jax.models.sharding import make_mesh, param_shardings
 from dsmath_jax.models.transformer import Transformer, init_params
+from dsmath_jax.training.checkpoints import load_run_params
 
 
 def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
@@ -116,7 +116,7 @@ def initial_params(
     directory = pathlib.Path(config.init.checkpoint)
     try:
         if (directory / "checkpoints").is_dir():
-            return _run_params(directory, model_config, mesh)
+            return load_run_params(directory, model_config, mesh)
         if (directory / "model.json").exists():
             return load_params(directory, mesh, jnp.float32)[0]
         return load_hf_params(directory, mesh, jnp.float32)[0]
@@ -133,27 +133,6 @@ def _checkpoint_config(directory: pathlib.Path) -> ModelConfig:
         return ModelConfig.from_hf(directory)
     except (FileNotFoundError, ValueError) as e:
         raise InputError(str(e)) from None
-
-
-def _run_params(
-    directory: pathlib.Path, model_config: ModelConfig, mesh: jax.sharding.Mesh
-) -> dict[str, Any]:
-    """The parameters of a run's last checkpoint, read without its optimizer state."""
-    steps = ocp.utils.checkpoint_steps(directory / "checkpoints")
-    if not steps:
-        raise InputError(f"{directory} has no finished checkpoint to start from")
-    path = directory.absolute() / "checkpoints" / str(max(steps)) / "state"
-    layouts = param_shardings(model_config, mesh)
-    abstract = jax.eval_shape(lambda: init_params(model_config, 0, jnp.float32))
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layouts
-    )
-    restore = ocp.checkpoint_utils.construct_restore_args({"params": abstract})
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        args = ocp.args.PyTreeRestore(
-            {"params": abstract}, restore_args=restore, partial_restore=True
-        )
-        return checkpointer.restore(path, args)["params"]
 
 
 def write_run_config(config: ConfigDict, model_config: ModelConfig, workdir: pathlib.Path) -> None:

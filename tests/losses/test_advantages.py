@@ -44,7 +44,7 @@ def test_ddof_one_divides_by_one_less():
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, -0.3, 1 / 3, 1e-8, 12345.678])
-@pytest.mark.parametrize("group", [2, 3, 7, 64])
+@pytest.mark.parametrize("group", [3, 64])
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_all_equal_rewards_teach_exactly_nothing(reward, group, ddof):
     rewards = jnp.full((2, group), reward)

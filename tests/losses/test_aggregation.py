@@ -75,5 +75,5 @@ def test_micro_batches_add_up(aggregation, splits):
 
 
 def test_an_unknown_aggregation_is_named():
-    with pytest.raises(ValueError, match="'median'.*sequence_mean.*token_mean"):
+    with pytest.raises(ValueError, match=r"'median'.*sequence_mean.*token_mean"):
         sum_and_count(VALUES, MASK, "median")

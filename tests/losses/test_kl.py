@@ -96,5 +96,5 @@ def test_jit_agrees(kind):
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(ValueError, match="'k4'.*k1.*k2.*k3"):
+    with pytest.raises(ValueError, match=r"'k4'.*k1.*k2.*k3"):
         kl_estimate(jnp.zeros(1), jnp.zeros(1), "k4")

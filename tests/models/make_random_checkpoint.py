@@ -77,11 +77,11 @@ def random_blocks(rng, shape, dtype):
 
 
 def write_safetensors(path, shapes, dtype, rng):
-    writer = SafetensorsWriter(path, [(name, dtype, shape) for name, shape in shapes.items()])
-    for shape in shapes.values():
-        for block in random_blocks(rng, shape, dtype):
-            writer.write(block)
-    writer.close()
+    entries = [(name, dtype, shape) for name, shape in shapes.items()]
+    with SafetensorsWriter(path, entries) as writer:
+        for shape in shapes.values():
+            for block in random_blocks(rng, shape, dtype):
+                writer.write(block)
 
 
 def write_torch(path, shapes, dtype, rng):

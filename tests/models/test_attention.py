@@ -78,19 +78,18 @@ def test_the_first_token_sees_itself_and_the_second_the_mean_by_hand():
 def test_later_tokens_and_other_segments_change_nothing(chunk):
     q, k, v, _ = random_qkv(4, 2)
     segments = SEGMENTS["packed"]
-    out = causal_attention(q, k, v, segments, chunk)
+    attend = jax.jit(lambda k, v: causal_attention(q, k, v, segments, chunk))
+    out = attend(k, v)
     # In row 0, tokens 5 to 10 are segment 2; token 7 sees 5, 6 and 7.
     other = np.r_[0:5, 8:LENGTH]
-    changed = causal_attention(
-        q, k.at[0, other].set(99.0), v.at[0, other].set(99.0), segments, chunk
-    )
+    changed = attend(k.at[0, other].set(99.0), v.at[0, other].set(99.0))
     assert np.array_equal(out[0, 5:8], changed[0, 5:8])
 
 
 @pytest.mark.parametrize("chunk", [4, 512])
 def test_bfloat16_keeps_its_type_and_stays_close(chunk):
     q, k, v, d_out = random_qkv(4, 2, jnp.bfloat16)
-    out = causal_attention(q, k, v, SEGMENTS["packed"], chunk)
+    out = jax.jit(causal_attention, static_argnums=4)(q, k, v, SEGMENTS["packed"], chunk)
     assert out.dtype == jnp.bfloat16
     expected = reference(q, k, v, SEGMENTS["packed"], d_out)[0]
     np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.03)
@@ -99,15 +98,18 @@ def test_bfloat16_keeps_its_type_and_stays_close(chunk):
 @pytest.mark.parametrize("chunk", [4, 512])
 def test_extreme_scores_stay_finite(chunk):
     q, k, v, d_out = random_qkv(4, 2)
-    out, pull = jax.vjp(
-        lambda *x: causal_attention(*x, SEGMENTS["packed"], chunk), 1e4 * q, 1e4 * k, v
-    )
-    assert all(np.all(np.isfinite(x)) for x in (out, *pull(d_out)))
+
+    @jax.jit
+    def value_and_gradient(*qkv):
+        out, pull = jax.vjp(lambda *x: causal_attention(*x, SEGMENTS["packed"], chunk), *qkv)
+        return out, *pull(d_out)
+
+    assert all(np.all(np.isfinite(x)) for x in value_and_gradient(1e4 * q, 1e4 * k, v))
 
 
-@pytest.mark.parametrize("chunk", [4, 5])
-def test_jit_agrees(chunk):
+def test_jit_agrees():
     q, k, v, _ = random_qkv(4, 2)
+    chunk = 8
     f = jax.jit(causal_attention, static_argnums=4)
     np.testing.assert_allclose(
         f(q, k, v, SEGMENTS["packed"], chunk),
@@ -125,8 +127,7 @@ def test_no_array_is_length_by_length():
     assert shapes and not any(s.split(",").count(str(length)) > 1 for s in shapes)
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("num_new", [1, 3, 5])
+@pytest.mark.parametrize("kv_heads, num_new", [(1, 1), (2, 3), (4, 5)])
 def test_decoding_equals_dense_float64_over_prompt_and_own_tokens(kv_heads, num_new):
     questions, group, heads, prompt, room = 2, 3, 4, 7, 5
     random = np.random.RandomState(num_new)
@@ -138,10 +139,9 @@ def test_decoding_equals_dense_float64_over_prompt_and_own_tokens(kv_heads, num_
     prompt_k, prompt_v = draw(2, questions, prompt, kv_heads, HEAD_DIM)
     new_k, new_v = draw(2, questions, group, room, kv_heads, HEAD_DIM)
     lengths = np.array([4, 7])
-    out = decode_attention(q, prompt_k, prompt_v, lengths, new_k, new_v, num_new)
+    out = jax.jit(decode_attention)(q, prompt_k, prompt_v, lengths, new_k, new_v, num_new)
     assert out.shape == q.shape
-    compiled = jax.jit(decode_attention)(q, prompt_k, prompt_v, lengths, new_k, new_v, num_new)
-    np.testing.assert_allclose(compiled, out, atol=1e-6)
+    out = np.asarray(out)
     for i, g, h in np.ndindex(questions, group, heads):
         at = h // (heads // kv_heads)
         k = np.concatenate([prompt_k[i, : lengths[i], at], new_k[i, g, :num_new, at]])

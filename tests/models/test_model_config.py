@@ -84,7 +84,7 @@ def test_parameter_count_by_hand():
 
 def test_preset_replaces_fields_and_names_the_known_ones():
     assert preset("tiny", vocab_size=300).vocab_size == 300
-    with pytest.raises(ValueError, match="'huge'.*deepseek_7b.*tiny"):
+    with pytest.raises(ValueError, match=r"'huge'.*deepseek_7b.*tiny"):
         preset("huge")
 
 

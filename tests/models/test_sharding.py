@@ -50,7 +50,9 @@ def logits(params, tokens, segments):
     return Transformer(config, params=params)(tokens, segment_ids=segments)
 
 def gradient(params, tokens, segments):
-    return jax.grad(lambda p: jax.nn.log_softmax(logits(p, tokens, segments))[..., 0].mean())(params)
+    def loss(params):
+        return jax.nn.log_softmax(logits(params, tokens, segments))[..., 0].mean()
+    return jax.grad(loss)(params)
 
 steps = {f.__name__: jax.jit(f) for f in (logits, gradient)}
 expected = {name: f(params, tokens, segments) for name, f in steps.items()}
@@ -62,10 +64,11 @@ for name, (sizes, compared) in json.loads(sys.argv[1]).items():
     with jax.set_mesh(mesh):
         got = {c: steps[c](placed, *batch) for c in compared}
     wanted = {c: expected[c] for c in compared}
-    differences = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), got, wanted)
+    difference = lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max()
+    differences = jax.tree.leaves(jax.tree.map(difference, got, wanted))
     wq = placed["layers"]["wq"]
     report[name] = {
-        "difference": float(max(jax.tree.leaves(differences))),
+        "difference": float(max(differences)),
         "wq": [wq.shape, wq.addressable_shards[0].data.shape],
         "tokens": [tokens.shape, batch[0].addressable_shards[0].data.shape],
     }
@@ -77,7 +80,8 @@ print(json.dumps(report))
 def on_eight_devices():
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+        "--xla_backend_optimization_level=0",  # compiles in half the time
     }
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(MESHES)],
@@ -91,7 +95,7 @@ def on_eight_devices():
 
 @pytest.mark.parametrize("name", MESHES)
 def test_eight_devices_give_the_logits_and_gradient_of_one(on_eight_devices, name):
-    assert max(on_eight_devices[name]["difference"]) < 2e-5
+    assert on_eight_devices[name]["difference"] < 2e-5
 
 
 @pytest.mark.parametrize(
@@ -117,9 +121,14 @@ def test_dimensions_that_do_not_divide_stay_whole():
     mesh = fake_mesh(fsdp=4, tensor=2)
     assert partition_spec(("embed", "heads"), (32, 6), mesh) == PartitionSpec("fsdp", "tensor")
     assert partition_spec(("embed", "heads"), (30, 6), mesh) == PartitionSpec(None, "tensor")
-    assert partition_spec(("embed", "heads"), (30, 7), mesh) == PartitionSpec(None, None)
-    whole = partition_spec(("batch", "length"), (8, 3), mesh)
-    assert whole == PartitionSpec(("data", "fsdp"), None)
+    assert partition_spec(("embed", "heads"), (30, 7), mesh) == PartitionSpec()
+
+
+def test_specs_end_at_the_last_split_dimension_as_those_of_compiled_functions_do():
+    mesh = fake_mesh(fsdp=4)
+    assert partition_spec(("batch", "length"), (8, 3), mesh) == PartitionSpec(("data", "fsdp"))
+    shape, axes = (2, 8, 6), ("layers", "embed", "heads")
+    assert partition_spec(axes, shape, mesh) == PartitionSpec(None, "fsdp")
 
 
 def test_every_axis_has_a_rule_and_every_rule_a_mesh_axis():
@@ -140,10 +149,10 @@ def test_7b_is_split_over_64_chips_but_for_its_norms():
 def test_shardings_have_the_structure_of_the_parameters():
     mesh = make_mesh(devices=jax.devices()[:1])
     config = preset("tiny")
-    is_leaf = jax.tree.structure(param_specs(config))
-    assert jax.tree.structure(param_shardings(config, mesh)) == is_leaf
-    assert batch_sharding(mesh, (4, 8)).spec == PartitionSpec(None, None)
-    assert batch_sharding(mesh, (4,)).spec == PartitionSpec(None)
+    structure = jax.tree.structure(param_specs(config))
+    assert jax.tree.structure(param_shardings(config, mesh)) == structure
+    assert batch_sharding(mesh, (4, 8)).spec == PartitionSpec()
+    assert batch_sharding(mesh, (4,)).spec == PartitionSpec()
 
 
 def test_make_mesh_fills_in_the_rest():

@@ -156,7 +156,7 @@ HOSTILE = {
     "storage as function": b"\x80\x02ctorch\nFloatStorage\n" + text("x") + b"\x85R.",
     "call of a result": b"\x80\x02" + REBUILD + REBUILD + b"\x85R)R.",
     "nested calls": b"\x80\x02ccollections\nOrderedDict\n(" + REBUILD + b")RtR.",
-    "ordered dict of anything": b"\x80\x02ccollections\nOrderedDict\nccollections\nOrderedDict\n\x85R.",
+    "ordered dict of anything": b"\x80\x02" + 2 * b"ccollections\nOrderedDict\n" + b"\x85R.",
     "setstate": pickle.dumps(State(), 2),
     "build on a function": b"\x80\x02" + REBUILD + b"}" + text("__code__") + b"K\x01sb.",
     "build on a class": b"\x80\x02ccollections\nOrderedDict\n}b.",
@@ -229,7 +229,7 @@ def test_not_a_zip_and_empty(path):
 
 def damaged_copies(data, rng):
     yield from (data[:n] for n in range(0, len(data), 7))
-    for _ in range(1500):
+    for _ in range(700):
         copy = bytearray(data)
         for _ in range(rng.choice([1, 1, 1, 4])):
             copy[rng.randrange(len(copy))] ^= 1 << rng.randrange(8)
@@ -249,4 +249,4 @@ def test_damaged_files_are_value_errors_or_read(path):
         except ValueError as e:
             assert "pytorch_model.bin" in str(e)
             good[False] += 1
-    assert good[False] > 500
+    assert good[False] > 300

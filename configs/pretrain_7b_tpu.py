@@ -1,0 +1,37 @@
+"""DeepSeekMath-Base 7B (paper 2.3): 500B tokens from DeepSeek-Coder-Base-v1.5 7B's weights.
+
+    python launch/train.py --config=configs/pretrain_7b_tpu.py          on every host of a TPU pod
+    python launch/train.py --config=configs/pretrain_7b_tpu.py:smoke    anywhere, one minute
+
+Needs: the Coder checkpoint (the paper starts from the one before its learning-rate decay, which is
+not published; the decayed one is), converted with launch/convert.py, and a JSONL corpus with a
+"text" field. Weights, gradient and moments are 110 GB over the pod, so 16 chips of 95 GB or more.
+Paper's results: GSM8K 64.2, MATH 36.2 (4-shot and 8-shot, chain of thought).
+
+As in the paper: peak rate 4.2e-4, 2,000 warm-up steps, steps down at 80% and 90%, 10M tokens a
+batch, context 4096. Chosen here: remat "full", 8 micro-batches.
+"""
+
+from dsmath_jax.stages.defaults import get_defaults, shrink
+
+
+def get_config(arg=""):
+    c = get_defaults("pretrain")
+    c.distributed = True
+    c.model = "deepseek_7b"
+    c.init.checkpoint = "checkpoints/deepseek-coder-7b-base-v1.5"
+    c.length = 4096
+    c.batch_size = 2432  # x 4096 = 9.96M tokens
+    c.micro_batches = 8
+    c.steps = 50_200  # 500B tokens
+    c.remat = "full"
+    c.data.path = "data/corpus.jsonl"
+    c.data.heldout_path = "data/corpus_heldout.jsonl"
+    c.data.text_field = "text"
+    c.optimizer.learning_rate = 4.2e-4
+    c.optimizer.schedule = "multi_step"
+    c.optimizer.warmup_steps = 2000
+    c.checkpoint.every = 500
+    c.eval.every = 1000
+    c.log.every = 10
+    return shrink(c) if arg == "smoke" else c

@@ -1,0 +1,36 @@
+"""Each configuration runs at its smoke size, on one device and on eight."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.conftest import REPO
+
+SMOKE = ["grpo_tiny", "sft_tiny", "pretrain_7b_tpu", "sft_7b_tpu", "grpo_tpu"]
+
+
+def test_every_config_is_run_here():
+    assert sorted(SMOKE) == sorted(p.stem for p in (REPO / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_smoke_gives_the_same_losses_on_one_and_eight_devices(name, tmp_path, launch):
+    losses = []
+    for devices in (1, 8):
+        workdir = tmp_path / str(devices)
+        launch(
+            "train.py",
+            f"--config=configs/{name}.py:smoke",
+            f"--workdir={workdir}",
+            "--config.log.tensorboard=False",
+            devices=devices,
+            check=True,
+        )
+        rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+        steps = [r for r in rows if "loss" in r]
+        assert [r["step"] for r in steps] == [1, 2, 3]
+        assert all(np.isfinite(r["grad_norm"]) for r in steps)
+        assert (workdir / "report.html").stat().st_size > 10_000
+        losses.append([r["loss"] for r in steps])
+    np.testing.assert_allclose(*losses, rtol=2e-3, atol=1e-5)
