@@ -76,7 +76,7 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
 
 
 def _keep_until(path: pathlib.Path, step: int) -> None:
-    rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
+    rows = [row for row in read_metrics(path.parent) if row["step"] <= step] if step else []
     beside = path.with_suffix(".partial")
     beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
     beside.replace(path)

@@ -15,26 +15,55 @@ import pytest
 
 from tests.conftest import REPO
 
-SMALL_FLAGS = {
-    "pretrain": [
-        "--config=configs/pretrain_7b_tpu.py:smoke",
-        "--config.steps=40",
-        "--config.micro_batches=2",
-    ],
-    "sft": ["--config=configs/sft_tiny.py:smoke", "--config.steps=40"],
-    "rl": ["--config=configs/grpo_tpu.py:smoke", "--config.steps=14", "--config.dtype=float32"],
-}
+STEPS = {"pretrain": 40, "sft": 40, "rl": 14}
 
 
-def start(stage: str, workdir) -> subprocess.Popen:
+@pytest.fixture(scope="module")
+def riddles(tmp_path_factory):
+    """Questions that a model learns to get half right in a few steps, so that GRPO has rewards."""
+    path = tmp_path_factory.mktemp("data") / "riddles.jsonl"
+    rows = [{"question": f"Is {n} odd?", "answer": f"#### {n % 2}"} for n in range(200)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def taught(riddles, tmp_path_factory, launch):
+    """A run of SFT on the riddles, for GRPO to start from."""
+    workdir = tmp_path_factory.mktemp("taught")
+    flags = ("--config=configs/sft_tiny.py:smoke", f"--workdir={workdir}", "--config.steps=60")
+    data = (f"--config.data.path={riddles}", "--config.optimizer.warmup_steps=5")
+    launch("train.py", *flags, *data, check=True)
+    return workdir
+
+
+@pytest.fixture
+def stage_flags(riddles, taught):
+    return {
+        "pretrain": ["--config=configs/pretrain_7b_tpu.py:smoke", "--config.micro_batches=2"],
+        "sft": ["--config=configs/sft_tiny.py:smoke"],
+        "rl": [
+            "--config=configs/grpo_tpu.py:smoke",
+            "--config.dtype=float32",
+            "--config.optimizer.learning_rate=1e-3",
+            "--config.data.prompt=plain",
+            f"--config.data.path={riddles}",
+            f"--config.data.heldout_path={riddles}",
+            f"--config.init.checkpoint={taught}",
+            "--config.length=64",
+        ],
+    }
+
+
+def start(flags: list[str], workdir, steps: int) -> subprocess.Popen:
     flags = [
-        *SMALL_FLAGS[stage],
+        *flags,
         f"--workdir={workdir}",
+        f"--config.steps={steps}",
         "--config.checkpoint.every=3",
         "--config.eval.every=7",
         "--config.log.tensorboard=False",
         "--config.data.num_heldout=8",
-        "--config.model_changes.num_layers=1",
     ]
     return subprocess.Popen(
         [sys.executable, "launch/train.py", *flags],
@@ -68,48 +97,52 @@ def assert_same_run(one, other):
     assert history(one) == history(other)
 
 
-def run_killing(stage: str, workdir, number: int, moments) -> int:
-    """Starts the run until it ends by itself, sending `number` at each of the moments (seconds after
-    its first step line); returns how many it reached."""
-    sent = 0
+def run_killing(begin, moments) -> int:
+    """Calls begin() and kills that run at each of the moments (seconds after it shows a step), then
+    lets it end by itself; returns how often it was still running."""
+    killed = 0
     for moment in moments:
-        process = start(stage, workdir)
+        process = begin()
         for line in process.stderr:
-            if "1/" in line or "going on" in line:
+            if "done," in line or "going on" in line:
                 break
         time.sleep(moment)
         if process.poll() is None:
-            process.send_signal(number)
-            sent += 1
+            process.kill()
+            killed += 1
         process.communicate(timeout=120)
-        if number == signal.SIGTERM:
-            assert process.returncode == 0
-    process = start(stage, workdir)
+    process = begin()
     _, log = process.communicate(timeout=300)
     assert process.returncode == 0, log[-2000:]
-    return sent
+    return killed
 
 
-def test_sigterm_saves_and_exits_cleanly(tmp_path):
-    process = start("sft", tmp_path / "stopped")
+def test_sigterm_saves_and_exits_cleanly(tmp_path, stage_flags):
+    workdir = tmp_path / "stopped"
+    process = start(stage_flags["sft"], workdir, 400)
     for line in process.stderr:
-        if line.startswith("sft 1/"):
+        if "done," in line:
             break
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "the same command goes on" in log
-    steps = ocp.utils.checkpoint_steps(tmp_path / "stopped" / "checkpoints")
-    assert max(steps) == history(tmp_path / "stopped")[-1]["step"] < 40
+    last = max(ocp.utils.checkpoint_steps(workdir / "checkpoints"))
+    assert last == history(workdir)[-1]["step"] < 400
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", SMALL_FLAGS)
-def test_killed_run_ends_like_one_never_killed(stage, tmp_path):
-    process = start(stage, tmp_path / "whole")
-    _, log = process.communicate(timeout=300)
-    assert process.returncode == 0, log[-2000:]
+@pytest.mark.parametrize("stage", STEPS)
+def test_killed_run_ends_like_one_never_killed(stage, tmp_path, stage_flags):
+    def begin(name):
+        return start(stage_flags[stage], tmp_path / name, STEPS[stage])
+
+    _, log = (whole := begin("whole")).communicate(timeout=300)
+    assert whole.returncode == 0, log[-2000:]
     rng = random.Random(stage)
     moments = [rng.uniform(0.0, 1.5) for _ in range(4)]
-    assert run_killing(stage, tmp_path / "killed", signal.SIGKILL, moments) >= 2
+    assert run_killing(lambda: begin("killed"), moments) >= 2
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    if stage == "rl":
+        assert any(0 < row.get("reward", 0) < 1 for row in history(tmp_path / "whole"))
+        assert any(row.get("grad_norm", 0) > 1e-3 for row in history(tmp_path / "whole"))
