@@ -103,6 +103,18 @@ def question_batches(
     return iter(_shuffled(rows, seed, True).batch(batch_size, batch_fn=list).to_iter_dataset())
 
 
+def set_position(iterator: grain.DatasetIterator, state: Any) -> None:
+    """`iterator.set_state` with a state that went through JSON, where Grain's tuples became lists
+    (it compares some of them)."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {k: tuples(v) for k, v in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    iterator.set_state(tuples(state))
+
+
 def padded_batches(iterator: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
     """Fills the last, smaller batch with empty rows, so that all have one shape."""
     for batch in iterator:

@@ -19,6 +19,7 @@ from dsmath_jax.data.tokenizers import Tokenizer, load_tokenizer, train_sentence
 from dsmath_jax.models.checkpoint import load_params, read_config
 from dsmath_jax.models.config import PRESETS, ModelConfig, preset
 from dsmath_jax.models.hf import load_hf_params
+from dsmath_jax.models.parameters import flat_specs
 from dsmath_jax.models.sharding import make_mesh, param_shardings
 from dsmath_jax.models.transformer import Transformer, init_params
 from dsmath_jax.training.checkpoints import load_run_params
@@ -77,10 +78,18 @@ def open_model_config(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
             raise InputError(
                 f"config.model={config.model!r} is neither one of {presets}, nor a config.json: {e}"
             ) from None
+    before = flat_specs(model_config)
     try:
         model_config = dataclasses.replace(model_config, **config.model_changes)
     except (TypeError, ValueError) as e:
         raise InputError(f"config.model_changes: {e}") from None
+    if config.init.checkpoint:
+        for name, spec in flat_specs(model_config).items():
+            if name not in before or before[name].shape != spec.shape:
+                raise InputError(
+                    f"config.model_changes gives {name} the shape {spec.shape}, which "
+                    f"config.init.checkpoint={config.init.checkpoint} does not have: remove the change"
+                )
     if tokenizer.vocab_size > model_config.vocab_size:
         raise InputError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model only "

@@ -16,6 +16,7 @@ import grain
 import jax
 from ml_collections import ConfigDict
 
+from dsmath_jax.data.batches import set_position
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.training.checkpoints import Checkpoints
 from dsmath_jax.training.errors import TrainingError
@@ -158,7 +159,7 @@ def _start(
         return new_state(), 0
     state, position = checkpoints.restore(abstract)
     try:
-        data.set_state(position)
+        set_position(data, position)
     except (ValueError, TypeError, KeyError) as e:
         raise InputError(
             f"{checkpoints.directory / str(step)} was saved with other data settings ({e}); "

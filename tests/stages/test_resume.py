@@ -51,6 +51,7 @@ def stage_flags(riddles, taught):
             f"--config.data.heldout_path={riddles}",
             f"--config.init.checkpoint={taught}",
             "--config.length=64",
+            "--config.model_changes.num_layers=3",
         ],
     }
 

@@ -1,0 +1,40 @@
+"""Schedules against the paper's numbers."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsmath_jax.data.errors import InputError
+from dsmath_jax.stages.defaults import get_defaults
+from dsmath_jax.training.optimizer import make_schedule
+
+
+def options(**changes):
+    config = get_defaults("pretrain").optimizer
+    config.update(changes)
+    return config
+
+
+def test_multi_step_is_the_papers():
+    # 2.2: 2,000 warm-up steps to 5.3e-4, x 0.316 after 80%, x 0.1 after 90%
+    schedule = make_schedule(
+        options(learning_rate=5.3e-4, warmup_steps=2000, schedule="multi_step"), 37_500
+    )
+    steps = [0, 1000, 2000, 29_999, 30_001, 33_749, 33_751, 37_499]
+    expected = [0, 2.65e-4, 5.3e-4, 5.3e-4, 0.316 * 5.3e-4, 0.316 * 5.3e-4, 5.3e-5, 5.3e-5]
+    np.testing.assert_allclose([schedule(jnp.int32(s)) for s in steps], expected, rtol=1e-5)
+
+
+def test_constant_warms_up_and_stays():
+    schedule = make_schedule(options(learning_rate=5e-5, warmup_steps=10, schedule="constant"), 500)
+    np.testing.assert_allclose([schedule(s) for s in (0, 5, 10, 499)], [0, 2.5e-5, 5e-5, 5e-5])
+
+
+def test_cosine_ends_at_a_tenth():
+    schedule = make_schedule(options(learning_rate=1.0, warmup_steps=10, schedule="cosine"), 110)
+    np.testing.assert_allclose([schedule(s) for s in (10, 60, 110)], [1.0, 0.55, 0.1], rtol=1e-6)
+
+
+def test_unknown_schedule_is_named():
+    with pytest.raises(InputError, match=r"config.optimizer.schedule='linear'"):
+        make_schedule(options(schedule="linear"), 10)
