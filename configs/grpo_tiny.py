@@ -28,6 +28,7 @@ def get_config(arg=""):
 
     c = get_defaults("rl")
     c.init.stage = sft
+    sft.seed = c.get_ref("seed")  # --config.seed=1 changes both stages
     c.dtype = "float32"
     c.length = 72
     c.steps = 40

@@ -83,7 +83,7 @@ def make_update(
 
     def update(state: TrainState, batch: Batch):
         grads, sums, peaks = accumulate(loss_fn, state.params, batch, micro_batches)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         loss = sums["loss"][0] / jnp.maximum(sums["loss"][1], 1)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)

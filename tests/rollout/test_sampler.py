@@ -24,9 +24,20 @@ def sample(prompts=PROMPTS, *, segment=4, **options):
     return Sampler(MODEL, segment=segment)(prompts, **options)
 
 
+@jax.jit
+def all_logits(tokens, length):
+    segment_ids = (jnp.arange(tokens.shape[1]) < length).astype(jnp.int32)[None]
+    return MODEL(tokens, None, segment_ids)[0]
+
+
+def reference_logits(ids):
+    """[len(ids), vocab] by the full forward pass, padded to one length to compile once."""
+    tokens = jnp.zeros((1, 48), jnp.int32).at[0, : len(ids)].set(jnp.array(ids))
+    return all_logits(tokens, len(ids))[: len(ids)]
+
+
 def reference_logprobs(prompt, ids, temperature):
-    tokens = jnp.array([prompt + ids])
-    table = jax.nn.log_softmax(MODEL(tokens)[0] / temperature, axis=-1)
+    table = jax.nn.log_softmax(reference_logits(prompt + ids) / temperature, axis=-1)
     return [float(table[len(prompt) + t - 1, token]) for t, token in enumerate(ids)]
 
 
@@ -45,7 +56,7 @@ def test_greedy_takes_the_likeliest_token():
     for q, prompt in enumerate(PROMPTS):
         ids = list(prompt)
         for token in samples.ids(q, 0):
-            assert token == int(MODEL(jnp.array([ids]))[0, -1].argmax())
+            assert token == int(reference_logits(ids)[-1].argmax())
             ids.append(token)
 
 
@@ -97,7 +108,7 @@ def test_frequencies_are_the_models_probabilities(temperature):
     samples = Sampler(MODEL, max_rows=n)(
         [[1, 2, 3]], samples_per_prompt=n, max_new_tokens=1, temperature=temperature, eos_ids=[], seed=7
     )
-    expected = n * jax.nn.softmax(MODEL(jnp.array([[1, 2, 3]]))[0, -1] / temperature)
+    expected = n * jax.nn.softmax(reference_logits([1, 2, 3])[-1] / temperature)
     counts = np.bincount(samples.tokens[0, :, 0], minlength=29)
     often = np.asarray(expected) > 5
     observed = np.append(counts[often], counts[~often].sum())
