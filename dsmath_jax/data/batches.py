@@ -11,7 +11,7 @@ import numpy as np
 
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.examples import Example
-from dsmath_jax.data.prompts import encode_example, encode_prompt
+from dsmath_jax.data.prompts import encode_example, encode_prompt, get_prompt
 from dsmath_jax.data.tokenizers import Tokenizer
 
 Batch = dict[str, np.ndarray]
@@ -32,6 +32,8 @@ def sft_batches(
     Raises:
       InputError: an example does not fit in `length`.
     """
+
+    check_prompt(prompt)
 
     def encode(example: Example) -> Batch:
         ids, start = encode_example(tokenizer, example["question"], example["solution"], prompt)
@@ -91,6 +93,7 @@ def question_batches(
     Raises:
       InputError: a question has more than `max_tokens`.
     """
+    check_prompt(prompt)
     rows = []
     for index, example in enumerate(examples):
         ids = encode_prompt(tokenizer, example["question"], prompt)
@@ -113,6 +116,13 @@ def set_position(iterator: grain.DatasetIterator, state: Any) -> None:
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
     iterator.set_state(tuples(state))
+
+
+def check_prompt(name: str) -> None:
+    try:
+        get_prompt(name)
+    except ValueError as e:
+        raise InputError(f"config.data.prompt={name!r}: {e}") from None
 
 
 def padded_batches(iterator: Iterator[Batch], batch_size: int) -> Iterator[Batch]:

@@ -7,7 +7,9 @@ import logging
 import os
 import pathlib
 import re
+import runpy
 import sys
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -39,42 +41,48 @@ def _end(status: int, error: Exception) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    if not any(re.match(r"--?(config[=.]|config$|help)", a) for a in argv[1:]):
+    given = next((a for a in argv[1:] if re.match(r"--?config=", a)), None)
+    if given is None and not any(re.match(r"--?(help|config$)", a) for a in argv[1:]):
         raise InputError("no configuration: add --config=configs/NAME.py (see --help)")
-    path = next((a.split("=", 1)[1] for a in argv if re.match(r"--?config=", a)), "")
-    if path and not pathlib.Path(path.split(":")[0]).is_file():
-        raise InputError(f"--config: there is no file {path.split(':')[0]}")
+    path, _, argument = given.split("=", 1)[1].partition(":") if given else ("", "", "")
+    if given and not pathlib.Path(path).is_file():
+        raise InputError(f"--config: there is no file {path}")
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-        raise InputError(_flag_problem(argv, e)) from None
+        if not path:
+            raise InputError(str(e)) from None
+        config = runpy.run_path(path)["get_config"](argument)
+        raise InputError(_flag_problem(argv, config) or str(e)) from None
 
 
-def _flag_problem(argv: list[str], error: Exception) -> str:
-    """One sentence that names the field, and the nearest one when there is none of that name."""
-    config = _CONFIG.value if flags.FLAGS["config"].using_default_value is False else None
+def _flag_problem(argv: list[str], config: ConfigDict) -> str:
+    """Names the first --config.FIELD=VALUE that has no such field or a value of another type."""
+    fields = field_values(config)
     for argument in argv[1:]:
-        match = re.match(r"--?(?:no)?config\.([\w.]+)(?:=(.*))?", argument)
-        if match is None or config is None:
+        match = re.match(r"--?config\.([\w.]+)=(.*)", argument, re.DOTALL)
+        if match is None:
             continue
         name, value = match.groups()
-        fields = field_names(config)
         if name not in fields:
-            nearest = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
-            return f"--config.{name}: there is no such field; did you mean --config.{nearest[0]}?"
-        if str(value) in str(error) and name.split(".")[-1] in str(error):
-            return f"--config.{name}={value}: {str(error).strip()}"
-    return str(error).strip().split("\n")[0]
+            nearest = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
+            return f"--config.{name}: there is no such field; did you mean --config.{nearest}?"
+        kind = type(fields[name])
+        try:
+            kind(value)
+        except (TypeError, ValueError):
+            return f"--config.{name}={value}: it takes {kind.__name__}, as in {fields[name]!r}"
+    return ""
 
 
-def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Dotted names of all fields."""
-    names = []
+def field_values(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """All fields by dotted name."""
+    values = {}
     for key, value in config.items():
-        names.append(prefix + key)
+        values[prefix + key] = value
         if isinstance(value, ConfigDict):
-            names += field_names(value, f"{prefix}{key}.")
-    return names
+            values |= field_values(value, f"{prefix}{key}.")
+    return values
 
 
 def _run(argv: list[str]) -> None:

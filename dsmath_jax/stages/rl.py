@@ -17,15 +17,18 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.batches import question_batches
+from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.examples import load_examples
 from dsmath_jax.data.prompts import encode_prompt
 from dsmath_jax.losses import group_advantages, grpo_loss
+from dsmath_jax.losses.aggregation import AGGREGATIONS
 from dsmath_jax.models.sharding import batch_sharding
 from dsmath_jax.rewards import Verdict, grade_solution
 from dsmath_jax.rollout import Sampler, Samples
 from dsmath_jax.stages import setup
 from dsmath_jax.training.checkpoints import Checkpoints
 from dsmath_jax.training.loop import Result, proportion, run
+from dsmath_jax.training.metrics import reported_disk_errors
 from dsmath_jax.training.optimizer import make_optimizer, make_schedule
 from dsmath_jax.training.state import abstract_state, init_state
 from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs
@@ -36,6 +39,10 @@ LENGTH_BUCKET = 32  # lengths of training batches are rounded up to this, to com
 def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     """Samples groups of answers, rewards them, and moves the policy towards the better ones."""
     rl = config.rl
+    if rl.aggregation not in AGGREGATIONS:
+        raise InputError(
+            f"config.rl.aggregation={rl.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}"
+        )
     # ---- Data: questions ------------------------------------------------------------------------
     examples = load_examples(config.data, "train", rejected=workdir / "rejected.jsonl")
     heldout = load_examples(config.data, "heldout")
@@ -54,7 +61,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     model = setup.open_model(config, model_config)
     graph = nnx.split(model)[0]
     optimizer = make_optimizer(config.optimizer, config.steps * rl.updates_per_step)
-    setup.write_run_config(config, model_config, workdir)
+    setup.write_run_files(config, model_config, tokenizer, workdir)
 
     def new_state():
         params = setup.initial_params(config, model_config, mesh)
@@ -232,7 +239,6 @@ def _rows(
 
 def _write_samples(workdir, name, examples, texts, rewards, samples, limit: int = 64) -> None:
     folder = workdir / "samples"
-    folder.mkdir(exist_ok=True)
     lines = []
     for q, example in enumerate(examples):
         for g, text in enumerate(texts[q]):
@@ -244,4 +250,6 @@ def _write_samples(workdir, name, examples, texts, rewards, samples, limit: int 
                 "ended": samples.reason(q, g),
             }
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    (folder / f"{name}.jsonl").write_text("".join(lines[:limit]), encoding="utf-8")
+    with reported_disk_errors(f"samples/{name}.jsonl"):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.jsonl").write_text("".join(lines[:limit]), encoding="utf-8")

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
+import tempfile
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ from dsmath_jax.data.tokenizers import Tokenizer, load_tokenizer, train_sentence
 from dsmath_jax.models.checkpoint import load_params, read_config
 from dsmath_jax.models.config import PRESETS, ModelConfig, preset
 from dsmath_jax.models.hf import load_hf_params
+from dsmath_jax.models.new_directory import new_directory
 from dsmath_jax.models.parameters import flat_specs
 from dsmath_jax.models.sharding import make_mesh, param_shardings
 from dsmath_jax.models.transformer import Transformer, init_params
@@ -33,24 +36,29 @@ def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
 
 
 def open_tokenizer(config: ConfigDict, workdir: pathlib.Path, examples: list[Example]) -> Tokenizer:
-    """The configured tokenizer, the checkpoint's, or one trained on the examples; kept in the run."""
+    """The run's own where it has one, else the configured, the checkpoint's, or one trained on the
+    examples."""
+    if config.init.checkpoint and not pathlib.Path(config.init.checkpoint).is_dir():
+        raise InputError(f"config.init.checkpoint={config.init.checkpoint} is not a directory")
     kept = workdir / "tokenizer"
     if kept.is_dir():
         return load_tokenizer(kept)
     source = config.tokenizer or _checkpoint_tokenizer(config.init.checkpoint)
     if source:
         try:
-            tokenizer = load_tokenizer(source)
+            return load_tokenizer(source)
         except (FileNotFoundError, ValueError) as e:
             raise InputError(str(e)) from None
-        tokenizer.save(kept)
-        return tokenizer
     if config.init.checkpoint:
         raise InputError(
             f"{config.init.checkpoint} brings no tokenizer: set config.tokenizer to a tokenizer.json"
         )
     texts = (text for example in examples[:5000] for text in example.values())
-    return train_sentencepiece(texts, kept, vocab_size=config.tokenizer_vocab)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return train_sentencepiece(texts, folder, vocab_size=config.tokenizer_vocab)
+        except ValueError as e:
+            raise InputError(f"config.tokenizer_vocab: {e}") from None
 
 
 def _checkpoint_tokenizer(checkpoint: str) -> str:
@@ -134,8 +142,6 @@ def initial_params(
 
 
 def _checkpoint_config(directory: pathlib.Path) -> ModelConfig:
-    if not directory.is_dir():
-        raise InputError(f"config.init.checkpoint={directory} is not a directory")
     try:
         if (directory / "model.json").exists():
             return read_config(directory)
@@ -144,13 +150,28 @@ def _checkpoint_config(directory: pathlib.Path) -> ModelConfig:
         raise InputError(str(e)) from None
 
 
-def write_run_config(config: ConfigDict, model_config: ModelConfig, workdir: pathlib.Path) -> None:
-    """config.json and model.json, so that a run's directory says what it holds."""
+def write_run_files(
+    config: ConfigDict, model_config: ModelConfig, tokenizer: Tokenizer, workdir: pathlib.Path
+) -> None:
+    """config.json, model.json and tokenizer/, so that a run's directory says what it holds. Where
+    it holds a run already, says what the configuration changes."""
     workdir.mkdir(parents=True, exist_ok=True)
-    for name, content in (
-        ("config.json", config.to_dict()),
-        ("model.json", dataclasses.asdict(model_config)),
-    ):
+    if not (workdir / "tokenizer").is_dir():
+        with new_directory(workdir / "tokenizer") as partial:
+            tokenizer.save(partial)
+    new = config.to_dict()
+    if (workdir / "config.json").exists():
+        old = json.loads((workdir / "config.json").read_text())
+        for change in _differences(old, new, "config"):
+            print(f"changed since this run began: {change}", file=sys.stderr)
+    for name, content in (("config.json", new), ("model.json", dataclasses.asdict(model_config))):
         beside = workdir / f"{name}.partial"
         beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         beside.replace(workdir / name)
+
+
+def _differences(old: Any, new: Any, name: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}")]
+    return [] if old == new else [f"{name} {old!r} -> {new!r}"]

@@ -35,11 +35,12 @@ def fit(
 ) -> Result:
     """Maximises the likelihood of the masked tokens; `eval/loss` is on the held-out examples."""
     # ---- Mesh, model, optimizer -----------------------------------------------------------------
+    train_batches = batches(examples, True, config.seed)
     mesh = setup.open_mesh(config)
     model_config = setup.open_model_config(config, tokenizer)
     graph = nnx.split(setup.open_model(config, model_config))[0]
     optimizer = make_optimizer(config.optimizer, config.steps)
-    setup.write_run_config(config, model_config, workdir)
+    setup.write_run_files(config, model_config, tokenizer, workdir)
 
     def new_state():
         params = setup.initial_params(config, model_config, mesh)
@@ -78,7 +79,7 @@ def fit(
             config,
             workdir,
             Checkpoints(workdir, config, model_config),
-            batches(examples, True, config.seed),
+            train_batches,
             step_fn,
             new_state=new_state,
             abstract=abstract_state(model_config, optimizer, mesh),

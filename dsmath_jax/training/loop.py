@@ -20,7 +20,7 @@ from dsmath_jax.data.batches import set_position
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.training.checkpoints import Checkpoints
 from dsmath_jax.training.errors import TrainingError
-from dsmath_jax.training.metrics import Metrics, StatusLine
+from dsmath_jax.training.metrics import Metrics, StatusLine, reported_disk_errors
 from dsmath_jax.training.report import write_report
 from dsmath_jax.training.state import TrainState
 
@@ -113,7 +113,8 @@ def run(
             metrics.write(step, results)
             numbers = " ".join(f"{k} {v:.4g}" for k, v in results.items())
             status.note(f"{config.stage} step {step}: {numbers}")
-        write_report(workdir)
+        with reported_disk_errors("report.html"):
+            write_report(workdir)
         last_time = time.monotonic()
 
     with _stop_signals() as stop:
@@ -143,9 +144,16 @@ def run(
                 status.note(f"{config.stage}: stopped at step {step}; the same command goes on")
                 break
         checkpoints.close()
-    metrics.close()
-    write_report(workdir)
-    return Result(state, finished=not stop.is_set() or int(state.step) >= config.steps)
+    with reported_disk_errors("report.html"):
+        metrics.close()
+        write_report(workdir)
+    reached = int(state.step)
+    if checkpoints.latest_step() != reached:
+        raise TrainingError(
+            f"step {reached} is reached, but its checkpoint could not be saved (see above): make room "
+            f"on the disk of {workdir} and run the same command again"
+        )
+    return Result(state, finished=reached >= config.steps)
 
 
 def _start(

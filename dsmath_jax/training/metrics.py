@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
+
+log = logging.getLogger(__name__)
 
 STATUS = ("loss", "reward", "kl", "grad_norm", "learning_rate", "tokens_per_s")
 
@@ -47,8 +52,9 @@ class Metrics:
             )
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step} | values) + "\n")
-        self.file.flush()
+        with reported_disk_errors("metrics.jsonl"):
+            self.file.write(json.dumps({"step": step} | values) + "\n")
+            self.file.flush()
         if self.tensorboard is not None:
             for name, value in values.items():
                 self.tensorboard.add_scalar(name, value, step)
@@ -61,6 +67,15 @@ class Metrics:
             self.tensorboard.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+@contextlib.contextmanager
+def reported_disk_errors(what: str) -> Iterator[None]:
+    """A full disk costs a line of a log, not the run."""
+    try:
+        yield
+    except OSError as e:
+        log.warning("%s was not written, the run goes on: %s", what, e)
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:

@@ -1,0 +1,129 @@
+"""Each kind of bad input gives one clear sentence and exit status 2, and leaves no run behind."""
+
+import json
+import os
+import subprocess
+
+import orbax.checkpoint as ocp
+import pytest
+
+SFT = "--config=configs/sft_tiny.py:smoke"
+RL = "--config=configs/grpo_tiny.py:smoke"
+
+
+@pytest.fixture
+def train(launch, tmp_path):
+    def run(*flags):
+        return launch("train.py", f"--workdir={tmp_path / 'run'}", *flags)
+
+    return run
+
+
+def jsonl(path, rows):
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+    return path
+
+
+GOOD = {"question": "1+1?", "answer": "#### 2"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "add --config=configs/NAME.py"),
+        (["--config=configs/none.py"], "there is no file configs/none.py"),
+        (
+            [SFT, "--config.optimizer.learning_rat=1"],
+            "--config.optimizer.learning_rat: there is no such field; did you mean "
+            "--config.optimizer.learning_rate?",
+        ),
+        ([SFT, "--config.steps=many"], "--config.steps=many: it takes int"),
+        ([SFT, "--config.data.path=/nowhere.jsonl"], "/nowhere.jsonl does not exist"),
+        ([SFT, "--config.init.checkpoint=/nowhere"], "/nowhere is not a directory"),
+        ([SFT, "--config.tokenizer=/nowhere"], "/nowhere"),
+        ([SFT, "--config.model=huge"], "config.model='huge' is neither one of deepseek_7b"),
+        ([SFT, '--config.model_changes={"num_layer": 2}'], "num_layer"),
+        ([SFT, "--config.length=100000"], "exceeds the model's context of 128"),
+        ([SFT, "--config.length=30"], "more than config.length=30"),
+        ([SFT, "--config.data.prompt=cot"], "did you mean 'cot_"),
+        ([SFT, "--config.mesh.data=3"], "config.mesh"),
+        ([SFT, "--config.optimizer.schedule=linear"], "config.optimizer.schedule='linear'"),
+        ([RL, "--config.init.stage.steps=1", "--config.length=45"], "leaves 5"),
+    ],
+)
+def test_one_sentence_and_status_2(flags, message, train, tmp_path):
+    process = train(*flags)
+    assert process.returncode == 2, process.stderr[-2000:]
+    last = process.stderr.strip().split("\n")[-1]
+    assert last.startswith("error: ") and message in last
+    assert "Traceback" not in process.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_empty_and_malformed_data(train, tmp_path):
+    process = train(SFT, f"--config.data.path={jsonl(tmp_path / 'empty.jsonl', [])}")
+    assert process.returncode == 2 and "empty.jsonl holds no examples" in process.stderr
+    bad = jsonl(tmp_path / "bad.jsonl", [GOOD] * 3 + ["{"])
+    process = train(SFT, f"--config.data.path={bad}")
+    assert process.returncode == 2 and "bad.jsonl line 4: " in process.stderr
+    process = train(SFT, f"--config.data.path={bad}", "--config.data.max_rejected_share=0.5")
+    assert process.returncode == 0, process.stderr[-2000:]
+    rejected = (tmp_path / "run" / "rejected.jsonl").read_text()
+    assert json.loads(rejected)["line"] == 4
+
+
+def test_checkpoint_of_another_shape_is_named_by_field(train):
+    assert train(SFT, "--config.log.tensorboard=False").returncode == 0
+    process = train(SFT, "--config.steps=9", "--config.model_changes.num_layers=2")
+    assert process.returncode == 2
+    last = process.stderr.strip().split("\n")[-1]
+    assert "is of another model: num_layers is 3 there and 2 in this configuration" in last
+
+
+def test_loss_that_is_not_finite_is_skipped_and_ends_the_run_in_time(train, tmp_path):
+    flags = [
+        SFT,
+        "--config.steps=40",
+        "--config.optimizer.learning_rate=1e30",
+        "--config.optimizer.clip_norm=1e30",
+        "--config.optimizer.warmup_steps=0",
+        "--config.max_bad_steps=4",
+    ]
+    process = train(*flags)
+    assert process.returncode == 1
+    last = process.stderr.strip().split("\n")[-1]
+    assert "4 steps in a row" in last and "learning_rate than 1e+30" in last
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [r["skipped"] for r in rows if "skipped" in r][-4:] == [1, 1, 1, 1]
+
+
+def test_full_disk_costs_checkpoints_but_not_the_run(launch, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", *options, "-t", "tmpfs", "tmpfs", disk], capture_output=True)
+
+    if os.geteuid() != 0 or mount("-o", "size=14m").returncode != 0:
+        pytest.skip("needs root and mount, for a small file system")
+    try:
+        flags = [SFT, f"--workdir={disk}", "--config.checkpoint.every=2", "--config.checkpoint.keep=9"]
+        flags += ["--config.log.tensorboard=False"]
+        process = launch("train.py", *flags, "--config.steps=12")
+        assert process.returncode == 1, process.stderr[-2000:]
+        assert "saving a checkpoint failed" in process.stderr
+        assert "step 12 is reached, but its checkpoint could not be saved" in process.stderr
+        good = max(ocp.utils.checkpoint_steps(disk / "checkpoints"))
+        assert 0 < good < 12
+        assert not list((disk / "checkpoints").glob("*tmp*"))
+        assert mount("-o", "remount,size=100m").returncode == 0
+        process = launch("train.py", *flags, "--config.steps=12")
+        assert process.returncode == 0, process.stderr[-2000:]
+        assert f"going on from step {good} of 12" in process.stderr
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_help_shows_how_to_start(train):
+    process = train("--help")
+    assert "python launch/train.py --config=configs/grpo_tiny.py" in process.stdout
