@@ -1,6 +1,6 @@
 """SFT, then GRPO, of a small model on generated word problems.
 
-    python launch/train.py --config=configs/grpo_tiny.py
+python launch/train.py --config=configs/grpo_tiny.py
 """
 
 from dsmath_jax.stages.defaults import get_defaults

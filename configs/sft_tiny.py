@@ -11,8 +11,16 @@ from dsmath_jax.stages.defaults import get_defaults
 def get_config(arg=""):
     c = get_defaults("sft")
     c.model = "tiny"
-    c.model_changes = {"hidden_size": 96, "intermediate_size": 288, "num_layers": 3, "head_dim": 24,
-                       "num_heads": 4, "num_kv_heads": 4, "init_std": 0.08, "max_positions": 128}
+    c.model_changes = {
+        "hidden_size": 96,
+        "intermediate_size": 288,
+        "num_layers": 3,
+        "head_dim": 24,
+        "num_heads": 4,
+        "num_kv_heads": 4,
+        "init_std": 0.08,
+        "max_positions": 128,
+    }
     c.dtype = "float32"
     c.length = 128
     c.batch_size = 16

@@ -119,9 +119,7 @@ def generate(
             yield Problem(text, "\n".join([*lines, f"#### {result}"]), str(result))
 
 
-def _work(
-    template: Template, numbers: dict[str, int], chain: bool
-) -> tuple[list[str], int | None]:
+def _work(template: Template, numbers: dict[str, int], chain: bool) -> tuple[list[str], int | None]:
     """The solution's lines and its result; no result when something on the way falls below 0."""
     values = numbers | {str(n): n for n in range(10)}
     expressions = {slot: str(value) for slot, value in values.items()}

@@ -86,10 +86,10 @@ def load_params(
     sharding_of: Callable[[ParamSpec], Sharding] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, Any], ModelConfig]:
-    """Reads what `save_params` wrote.
+    """Reads what `save_params` wrote, or the parameters of a training run's last checkpoint.
 
     Args:
-      directory: of model.json and params/.
+      directory: of model.json and params/, or a run's (model.json and checkpoints/).
       mesh: where the parameters go, by `sharding.RULES`; by default to the first device.
       dtype: of the parameters; by default as saved.
       sharding_of: where each parameter goes, in place of `mesh`.
@@ -102,11 +102,11 @@ def load_params(
       FileNotFoundError, ValueError: something is missing, damaged, or of another model's shape.
     """
     config = read_config(directory)
-    path = pathlib.Path(directory).absolute() / "params"
+    path, prefix = _where(pathlib.Path(directory).absolute())
     specs = flat_specs(config)
     if sharding_of is None:
         sharding_of = functools.partial(param_sharding, mesh=mesh) if mesh else _first_device
-    stored = _stored(path)
+    stored = _stored(path, prefix)
     _check_shapes(stored, specs, path)
     targets = {
         name: jax.ShapeDtypeStruct(
@@ -123,7 +123,7 @@ def load_params(
         # One at a time and the largest first: Orbax holds more than once what it is reading.
         for name in sorted(specs, key=lambda n: -specs[n].size):
             *outer, last = name.split(".")
-            value = _restore(checkpointer, path, name, targets[name])
+            value = _restore(checkpointer, path, prefix + name, targets[name])
             functools.reduce(lambda d, k: d.setdefault(k, {}), outer, params)[last] = value
             if progress is not None:
                 progress(specs[name].size * jnp.dtype(stored[name].dtype).itemsize)
@@ -134,15 +134,26 @@ def _first_device(spec: ParamSpec) -> Sharding:
     return SingleDeviceSharding(jax.devices()[0])
 
 
-def _stored(path: pathlib.Path) -> dict[str, Any]:
-    """Metadata (shape, dtype, chunks) of each stored array by dotted name."""
+def _where(directory: pathlib.Path) -> tuple[pathlib.Path, str]:
+    """Orbax's directory, and what comes before a parameter's name in it."""
+    if not (directory / "checkpoints").is_dir():
+        return directory / "params", ""
+    steps = ocp.utils.checkpoint_steps(directory / "checkpoints")
+    if not steps:
+        raise FileNotFoundError(f"{directory} is a run that has no finished checkpoint yet")
+    return directory / "checkpoints" / str(max(steps)) / "state", "params."
+
+
+def _stored(path: pathlib.Path, prefix: str) -> dict[str, Any]:
+    """Metadata (shape, dtype, chunks) of each stored parameter by dotted name."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is missing: convert the checkpoint again")
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             tree = checkpointer.metadata(path).item_metadata.tree
         flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-        return {".".join(str(k.key) for k in keys): leaf for keys, leaf in flat}
+        named = {jax.tree_util.keystr(k, simple=True, separator="."): leaf for k, leaf in flat}
+        return {k.removeprefix(prefix): v for k, v in named.items() if k.startswith(prefix)}
     except Exception as e:  # Orbax raises what its storage raises
         raise _damaged(path, "its table of parameters", e) from None
 

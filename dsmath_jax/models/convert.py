@@ -98,7 +98,7 @@ def convert(
     sharding_of: ShardingOf = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes `target` from `source`, whose files tell which of the two kinds it is.
+    """Writes `target` from `source`, whose files tell its kind: Hugging Face, converted, or a run.
 
     Raises:
       FileNotFoundError, ValueError: `source` is neither kind, incomplete or damaged, or the disk
@@ -140,7 +140,9 @@ def _to_hf(
     sharding_of: ShardingOf,
     max_shard_bytes: int,
 ) -> None:
-    stored = _size(source / "params")
+    stored = 4 * read_config(source).num_params
+    if (source / "params").is_dir():
+        stored = _size(source / "params")
     with new_directory(target) as partial:
         nbytes = stored
         if dtype is not None:
@@ -177,8 +179,9 @@ def _token_ids(source: pathlib.Path) -> dict[str, Any]:
 def _copy_files(source: pathlib.Path, target: pathlib.Path) -> None:
     if jax.process_index() == 0:
         for name in TOKENIZER_FILES:
-            if (source / name).exists():
-                shutil.copyfile(source / name, target / name)
+            for path in (source / name, source / "tokenizer" / name):  # a run's lie in a folder
+                if path.exists():
+                    shutil.copyfile(path, target / name)
 
 
 def _check_space(partial: pathlib.Path, target: pathlib.Path, nbytes: int) -> None:

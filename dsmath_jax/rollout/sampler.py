@@ -121,7 +121,9 @@ class Sampler:
             example_ids = range(len(ids))
         for n, p in enumerate(ids):
             if not p:
-                raise ValueError(f"prompt {n} is empty: nothing to continue (is there no BOS token?)")
+                raise ValueError(
+                    f"prompt {n} is empty: nothing to continue (is there no BOS token?)"
+                )
             if len(p) + max_new_tokens > self.context:
                 raise ValueError(
                     f"prompt {n} has {len(p)} tokens; with max_new_tokens={max_new_tokens} that "
@@ -152,9 +154,13 @@ class Sampler:
             out.append([x[: len(some)] for x in result])
             if on_batch is not None:
                 on_batch(min(start + at_once, len(ids)), len(ids))
-        tokens, lengths, logprobs, stopped = (np.concatenate(parts) for parts in zip(*out, strict=True))
+        tokens, lengths, logprobs, stopped = (
+            np.concatenate(parts) for parts in zip(*out, strict=True)
+        )
         beyond = np.arange(max_new_tokens) >= lengths[..., None]
-        return Samples(np.where(beyond, pad, tokens), lengths, np.where(beyond, 0.0, logprobs), stopped)
+        return Samples(
+            np.where(beyond, pad, tokens), lengths, np.where(beyond, 0.0, logprobs), stopped
+        )
 
     def _encode(self, prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -236,7 +242,9 @@ def _decode_until(graph, end, greedy, params, state, keys, temperature, eos_ids)
         scores = logits(s.hidden, head)
         if not greedy:
             token_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, s.step)
-            noise = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(k, scores.shape[-1:])))(token_keys)
+            noise = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(k, scores.shape[-1:])))(
+                token_keys
+            )
             scores = scores / temperature + noise
         token = scores.argmax(axis=-1).astype(jnp.int32)
         # The head's product is the same expression as above: XLA computes it once.

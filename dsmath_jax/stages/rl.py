@@ -124,9 +124,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
                 jnp.asarray(rewards), ddof=rl.advantage_ddof, eps=rl.advantage_eps
             )
             prompts = [q["ids"] for q in batch]
-            rows = _rows(
-                prompts, samples, np.asarray(advantages), tokenizer.pad_id, config.length
-            )
+            rows = _rows(prompts, samples, np.asarray(advantages), tokenizer.pad_id, config.length)
             rows = put(rows)
             if step % config.log.samples_every == 0:
                 _write_samples(workdir, f"step_{step:06d}", batch, texts, rewards, samples)
@@ -195,14 +193,14 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
 
 def _texts(samples: Samples, tokenizer) -> list[list[str]]:
     questions, group = samples.lengths.shape
-    return [
-        [tokenizer.decode(samples.ids(q, g)) for g in range(group)] for q in range(questions)
-    ]
+    return [[tokenizer.decode(samples.ids(q, g)) for g in range(group)] for q in range(questions)]
 
 
 def _rewards(texts: list[list[str]], golds: list[str]) -> tuple[np.ndarray, int]:
     """[questions, group] float32, 1 for a right answer; and how often the checker itself failed."""
-    verdicts = [[grade_solution(t, gold) for t in row] for row, gold in zip(texts, golds, strict=True)]
+    verdicts = [
+        [grade_solution(t, gold) for t in row] for row, gold in zip(texts, golds, strict=True)
+    ]
     rewards = np.array([[v is Verdict.RIGHT for v in row] for row in verdicts], np.float32)
     return rewards, sum(v is Verdict.CHECKER_ERROR for row in verdicts for v in row)
 

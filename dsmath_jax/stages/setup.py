@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -19,13 +20,13 @@ from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.examples import Example
 from dsmath_jax.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
 from dsmath_jax.models.checkpoint import load_params, read_config
+from dsmath_jax.models.convert import SOURCE_CONFIG
 from dsmath_jax.models.config import PRESETS, ModelConfig, preset
 from dsmath_jax.models.hf import load_hf_params
 from dsmath_jax.models.new_directory import new_directory
 from dsmath_jax.models.parameters import flat_specs
-from dsmath_jax.models.sharding import make_mesh, param_shardings
+from dsmath_jax.models.sharding import make_mesh, param_sharding, param_shardings
 from dsmath_jax.models.transformer import Transformer, init_params
-from dsmath_jax.training.checkpoints import load_run_params
 
 
 def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
@@ -132,11 +133,10 @@ def initial_params(
         )()
     directory = pathlib.Path(config.init.checkpoint)
     try:
-        if (directory / "checkpoints").is_dir():
-            return load_run_params(directory, model_config, mesh)
         if (directory / "model.json").exists():
             return load_params(directory, mesh, jnp.float32)[0]
-        return load_hf_params(directory, mesh, jnp.float32)[0]
+        sharding_of = functools.partial(param_sharding, mesh=mesh)
+        return load_hf_params(directory, sharding_of, jnp.float32)[0]
     except (FileNotFoundError, ValueError) as e:
         raise InputError(str(e)) from None
 
@@ -159,12 +159,14 @@ def write_run_files(
     if not (workdir / "tokenizer").is_dir():
         with new_directory(workdir / "tokenizer") as partial:
             tokenizer.save(partial)
+    ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_id") for n in ("bos", "eos", "pad")}
     new = config.to_dict()
     if (workdir / "config.json").exists():
         old = json.loads((workdir / "config.json").read_text())
         for change in _differences(old, new, "config"):
             print(f"changed since this run began: {change}", file=sys.stderr)
-    for name, content in (("config.json", new), ("model.json", dataclasses.asdict(model_config))):
+    files = {"config.json": new, "model.json": dataclasses.asdict(model_config), SOURCE_CONFIG: ids}
+    for name, content in files.items():
         beside = workdir / f"{name}.partial"
         beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         beside.replace(workdir / name)

@@ -10,12 +10,11 @@ import shutil
 from typing import Any
 
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.data.errors import InputError
-from dsmath_jax.training.state import TrainState, abstract_params
+from dsmath_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -111,25 +110,3 @@ class Checkpoints:
             str(error).strip().split("\n")[0][:300],
             "with no good checkpoint yet" if good is None else f"the last good one is step {good}",
         )
-
-
-def load_run_params(
-    directory: pathlib.Path, model_config: ModelConfig, mesh: Mesh
-) -> dict[str, Any]:
-    """The float32 parameters of a run's last checkpoint, without its optimizer state.
-
-    Raises:
-      InputError: the run has no finished checkpoint.
-    """
-    steps = ocp.utils.checkpoint_steps(directory / "checkpoints")
-    if not steps:
-        raise InputError(f"{directory} has no finished checkpoint to start from")
-    path = directory.absolute() / "checkpoints" / str(max(steps)) / "state"
-    abstract = {"params": abstract_params(model_config, mesh)}
-    args = ocp.args.PyTreeRestore(
-        abstract,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-        partial_restore=True,
-    )
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        return checkpointer.restore(path, args)["params"]

@@ -41,7 +41,9 @@ def _summary(rows: list[dict[str, float]]) -> str:
     evaluations = [r for r in rows if any(k.startswith("eval/") for k in r)]
     if not evaluations:
         return ""
-    names = [k for k in evaluations[-1] if k.startswith("eval/") and not k.endswith(("_low", "_high"))]
+    names = [
+        k for k in evaluations[-1] if k.startswith("eval/") and not k.endswith(("_low", "_high"))
+    ]
     cells = "".join(f"<th>{html.escape(n)}" for n in names)
     lines = [f"<h2>Evaluation</h2><table cellpadding=6><tr><th>step{cells}"]
     for row in evaluations:
@@ -70,7 +72,9 @@ def _plots(rows: list[dict[str, float]]) -> str:
     for i, name in enumerate(names):
         axes = figure.add_subplot(height, columns, i + 1)
         points = [(r["step"], r[name]) for r in rows if name in r]
-        axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 20 else None, markersize=3)
+        axes.plot(
+            *zip(*points, strict=True), marker="o" if len(points) < 20 else None, markersize=3
+        )
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)

@@ -59,7 +59,11 @@ def abstract_state(
     """Shapes, dtypes and shardings of the state, with no array made."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     layouts = param_shardings(config, mesh)
-    params = abstract_params(config, mesh)
+    params = jax.tree.map(
+        lambda spec, layout: jax.ShapeDtypeStruct(spec.shape, jnp.float32, sharding=layout),
+        param_specs(config),
+        layouts,
+    )
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     opt_state = optax.tree.map_params(
         optimizer,
@@ -69,12 +73,3 @@ def abstract_state(
         transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
     )
     return TrainState(scalar, params, opt_state, scalar, params if with_reference else None)
-
-
-def abstract_params(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
-    """Shapes and shardings of float32 parameters."""
-    return jax.tree.map(
-        lambda spec, layout: jax.ShapeDtypeStruct(spec.shape, jnp.float32, sharding=layout),
-        param_specs(config),
-        param_shardings(config, mesh),
-    )

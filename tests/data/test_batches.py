@@ -112,9 +112,7 @@ def test_too_long_is_refused_with_its_lengths(tokenizer):
     with pytest.raises(InputError, match=r"tokens, more than config.length=20"):
         sft(tokenizer, length=20)
     with pytest.raises(InputError, match=r"leaves 10"):
-        question_batches(
-            EXAMPLES, tokenizer, prompt="plain", max_tokens=10, batch_size=4, seed=0
-        )
+        question_batches(EXAMPLES, tokenizer, prompt="plain", max_tokens=10, batch_size=4, seed=0)
 
 
 def test_no_examples_is_an_error(tokenizer):

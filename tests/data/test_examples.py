@@ -37,7 +37,9 @@ def test_bad_lines_are_counted_with_file_line_and_reason(tmp_path):
 
 def test_too_many_bad_lines_are_refused_by_the_first(tmp_path):
     path = write(tmp_path / "a.jsonl", [json.dumps(GOOD)] * 9 + ["{oops"])
-    with pytest.raises(InputError, match=r"a.jsonl line 10: .*1 of 10 lines.*max_rejected_share=0.05"):
+    with pytest.raises(
+        InputError, match=r"a.jsonl line 10: .*1 of 10 lines.*max_rejected_share=0.05"
+    ):
         list(read_jsonl(path, FIELDS, 0.05, None))
 
 

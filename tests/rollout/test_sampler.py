@@ -106,7 +106,12 @@ def test_samples_of_a_group_differ():
 def test_frequencies_are_the_models_probabilities(temperature):
     n = 4000
     samples = Sampler(MODEL, max_rows=n)(
-        [[1, 2, 3]], samples_per_prompt=n, max_new_tokens=1, temperature=temperature, eos_ids=[], seed=7
+        [[1, 2, 3]],
+        samples_per_prompt=n,
+        max_new_tokens=1,
+        temperature=temperature,
+        eos_ids=[],
+        seed=7,
     )
     expected = n * jax.nn.softmax(reference_logits([1, 2, 3])[-1] / temperature)
     counts = np.bincount(samples.tokens[0, :, 0], minlength=29)
@@ -123,9 +128,7 @@ def test_other_parameters_may_be_given():
     params = Sampler(other).params
     np.testing.assert_array_equal(
         sample(params=params, temperature=0.0).tokens,
-        Sampler(other, segment=4)(
-            PROMPTS, max_new_tokens=13, eos_ids=EOS, temperature=0.0
-        ).tokens,
+        Sampler(other, segment=4)(PROMPTS, max_new_tokens=13, eos_ids=EOS, temperature=0.0).tokens,
     )
 
 

@@ -102,12 +102,19 @@ def test_full_disk_costs_checkpoints_but_not_the_run(launch, tmp_path):
     disk.mkdir()
 
     def mount(*options):
-        return subprocess.run(["mount", *options, "-t", "tmpfs", "tmpfs", disk], capture_output=True)
+        return subprocess.run(
+            ["mount", *options, "-t", "tmpfs", "tmpfs", disk], capture_output=True
+        )
 
     if os.geteuid() != 0 or mount("-o", "size=14m").returncode != 0:
         pytest.skip("needs root and mount, for a small file system")
     try:
-        flags = [SFT, f"--workdir={disk}", "--config.checkpoint.every=2", "--config.checkpoint.keep=9"]
+        flags = [
+            SFT,
+            f"--workdir={disk}",
+            "--config.checkpoint.every=2",
+            "--config.checkpoint.keep=9",
+        ]
         flags += ["--config.log.tensorboard=False"]
         process = launch("train.py", *flags, "--config.steps=12")
         assert process.returncode == 1, process.stderr[-2000:]

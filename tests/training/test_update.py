@@ -51,7 +51,8 @@ def rl_loss(params, batch):
 
 
 gradient = jax.jit(
-    lambda loss_fn, params, batch: jax.grad(lambda p: loss_fn(p, batch)[0])(params), static_argnums=0
+    lambda loss_fn, params, batch: jax.grad(lambda p: loss_fn(p, batch)[0])(params),
+    static_argnums=0,
 )
 accumulated = jax.jit(accumulate, static_argnums=(0, 3))
 
@@ -64,7 +65,9 @@ def test_micro_batches_give_the_gradient_of_the_whole(loss_fn, parts):
     split, split_sums, split_peaks = accumulated(loss_fn, PARAMS, batch, parts)
     expected = gradient(loss_fn, PARAMS, batch)
     for got in (whole, split):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), got, expected)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), got, expected
+        )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), sums, split_sums)
     jax.tree.map(np.testing.assert_allclose, peaks, split_peaks)
 
@@ -140,7 +143,9 @@ def test_update_is_clipped_adamw(optimizer, defaults):
     m = jax.tree.map(lambda g: (1 - o.b1) * g / (1 - o.b1), grads)
     v = jax.tree.map(lambda g: (1 - o.b2) * g * g / (1 - o.b2), grads)
     for path, value in jax.tree_util.tree_flatten_with_path(state.params)[0]:
-        at = lambda tree, path=path: tree[path[0].key] if len(path) == 1 else tree["layers"][path[1].key]  # noqa: E731
+        at = lambda tree, path=path: (
+            tree[path[0].key] if len(path) == 1 else tree["layers"][path[1].key]
+        )  # noqa: E731
         decay = 0.0 if "norm" in path[-1].key else o.weight_decay
         step = at(m) / (jnp.sqrt(at(v)) + o.eps) + decay * at(PARAMS)
         expected = at(PARAMS) - o.learning_rate * step
