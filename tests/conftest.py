@@ -29,7 +29,7 @@ def data_dir() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def launch():
-    """launch("train.py", *flags, devices=1) runs a command of launch/ and gives the finished process."""
+    """launch("train.py", *flags, devices=1) runs a command of launch/; gives the ended process."""
 
     def run(script: str, *flags: str, devices: int = 1, check: bool = False, timeout: int = 300):
         environment = os.environ | {

@@ -2,5 +2,5 @@
 
 
 class InputError(Exception):
-    """Something the user gave is wrong: one sentence names it and says what to do. Commands print it
-    and exit with status 2."""
+    """Something the user gave is wrong: one sentence names it and says what to do. Commands print
+    it and exit with status 2."""

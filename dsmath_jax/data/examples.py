@@ -84,8 +84,8 @@ def read_jsonl(
         raise InputError(f"{path} holds no examples")
     if len(bad) > max_rejected_share * total:
         raise InputError(
-            f"{path} line {bad[0]['line']}: {bad[0]['reason']}; {len(bad)} of {total} lines are bad, "
-            f"more than config.data.max_rejected_share={max_rejected_share:g} allows"
+            f"{path} line {bad[0]['line']}: {bad[0]['reason']}; {len(bad)} of {total} lines are "
+            f"bad, more than config.data.max_rejected_share={max_rejected_share:g} allows"
         )
 
 

@@ -1,7 +1,7 @@
 """A generator of arithmetic word problems with worked solutions, for runs that need no downloads.
 
-Each problem comes from a template and its numbers, and a hash of the two puts it in the train or the
-held-out split: the splits never share a problem, whatever names and things it is told about.
+Each problem comes from a template and its numbers, and a hash of the two puts it in the train or
+the held-out split: the splits never share a problem, whatever names and things it is told about.
 
 Worked solutions come in two styles, as from two annotators: "steps" writes one operation a line,
 "chain" one expression and its value. A small model gets far more of the first right than of the
@@ -28,8 +28,8 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """`text` and `steps` share slots; a step is (left, operation, right) of slots, numbers or earlier
-    results "r1", "r2", ...; `slots` gives each slot's least and greatest value."""
+    """`text` and `steps` share slots; a step is (left, operation, right) of slots, numbers or
+    earlier results "r1", "r2", ...; `slots` gives each slot's least and greatest value."""
 
     text: str
     slots: dict[str, tuple[int, int]]

@@ -53,7 +53,7 @@ def grade(prediction: str | None, gold: str) -> Verdict:
 
 
 def grade_solution(solution: str, gold: str) -> Verdict:
-    """Grades the final answer of a written solution; `gold` may be a solution, too ("... #### 72")."""
+    """Grades a written solution's final answer; `gold` may be a solution, too ("... #### 72")."""
     return grade(final_answer(solution), final_answer(gold) or gold)
 
 

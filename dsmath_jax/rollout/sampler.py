@@ -144,7 +144,9 @@ class Sampler:
             examples = np.array(some_ids + some_ids[-1:] * filler, np.uint32)
             result = self._generate(
                 self.params if params is None else params,
-                *map(self._put, (tokens, lengths, examples)),
+                self._put(tokens),
+                self._put(lengths),
+                self._put(examples),
                 (seed, step),
                 samples_per_prompt,
                 max_new_tokens,

@@ -1,4 +1,4 @@
-"""The command line of launch/train.py: reads the configuration, runs its stage, says what is wrong."""
+"""The command line of launch/train.py: reads the configuration, runs its stages, reports errors."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _run(argv: list[str]) -> None:
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; flags start with --")
-    name = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
+    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem.split(":")[0]
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{name}")
     config = _CONFIG.value
     if config.distributed:

@@ -15,7 +15,7 @@ from dsmath_jax.training.loop import Result
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     """Trains on `config.data` for `config.steps` batches of batch_size x length tokens."""
-    # ---- Data: documents ----------------------------------------------------------------------
+    # ---- Data: documents ------------------------------------------------------------------------
     examples = load_examples(config.data, "train", rejected=workdir / "rejected.jsonl")
     heldout = load_examples(config.data, "heldout")
     tokenizer = setup.open_tokenizer(config, workdir, examples)
@@ -30,5 +30,5 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             repeat=repeat,
         )
 
-    # ---- Train --------------------------------------------------------------------------------
+    # ---- Train ----------------------------------------------------------------------------------
     return fit(config, workdir, tokenizer, examples, heldout, batches)

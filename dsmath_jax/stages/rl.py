@@ -1,7 +1,7 @@
 """Reinforcement learning by GRPO with outcome supervision (DeepSeekMath 4.1, Algorithm 1).
 
-The reward is a rule's verdict on the final answer (the paper scores with a reward model). Not stated
-in the paper, chosen here: clip 0.2, temperature 1, std with ddof 0 and epsilon 1e-6.
+The reward is a rule's verdict on the final answer (the paper scores with a reward model). Not
+stated in the paper, chosen here: clip 0.2, temperature 1, std with ddof 0 and epsilon 1e-6.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         params = setup.initial_params(config, model_config, mesh)
         return init_state(params, optimizer, mesh, model_config, with_reference=True)
 
-    # ---- Compiled steps: generate, reference log-probs, update ------------------------------------
+    # ---- Compiled steps: generate, reference log-probs, update ----------------------------------
     sampler = Sampler(model, tokenizer, max_rows=rl.max_rows, mesh=mesh)
 
     @jax.jit
@@ -101,7 +101,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     def put(batch):
         return {k: jax.device_put(v, batch_sharding(mesh, v.shape)) for k, v in batch.items()}
 
-    # ---- One exploration step ---------------------------------------------------------------------
+    # ---- One exploration step -------------------------------------------------------------------
     def step_fn(state, batch, step, phases):
         with phases("sync"):
             weights = jax.block_until_ready(generation_weights(state.params))
@@ -153,7 +153,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         }
         return state, metrics
 
-    # ---- Held-out accuracy --------------------------------------------------------------------------
+    # ---- Held-out accuracy ----------------------------------------------------------------------
     def evaluate(state, step):
         results: dict[str, Any] = {}
         weights = generation_weights(state.params)
@@ -174,7 +174,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             _write_samples(workdir, f"eval_{step:06d}_{name}", heldout, texts, rewards, samples)
         return results
 
-    # ---- Train ----------------------------------------------------------------------------------------
+    # ---- Train ----------------------------------------------------------------------------------
     with jax.set_mesh(mesh):
         return run(
             config,

@@ -20,8 +20,8 @@ from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.examples import Example
 from dsmath_jax.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
 from dsmath_jax.models.checkpoint import load_params, read_config
-from dsmath_jax.models.convert import SOURCE_CONFIG
 from dsmath_jax.models.config import PRESETS, ModelConfig, preset
+from dsmath_jax.models.convert import SOURCE_CONFIG
 from dsmath_jax.models.hf import load_hf_params
 from dsmath_jax.models.new_directory import new_directory
 from dsmath_jax.models.parameters import flat_specs
@@ -52,7 +52,7 @@ def open_tokenizer(config: ConfigDict, workdir: pathlib.Path, examples: list[Exa
             raise InputError(str(e)) from None
     if config.init.checkpoint:
         raise InputError(
-            f"{config.init.checkpoint} brings no tokenizer: set config.tokenizer to a tokenizer.json"
+            f"{config.init.checkpoint} brings no tokenizer: set config.tokenizer to one"
         )
     texts = (text for example in examples[:5000] for text in example.values())
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +97,7 @@ def open_model_config(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
             if name not in before or before[name].shape != spec.shape:
                 raise InputError(
                     f"config.model_changes gives {name} the shape {spec.shape}, which "
-                    f"config.init.checkpoint={config.init.checkpoint} does not have: remove the change"
+                    f"config.init.checkpoint={config.init.checkpoint} does not have: remove it"
                 )
     if tokenizer.vocab_size > model_config.vocab_size:
         raise InputError(

@@ -19,7 +19,7 @@ from dsmath_jax.training.loop import Result
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     """Trains on `config.data` for `config.steps` batches of batch_size x length tokens."""
-    # ---- Data: questions and solutions --------------------------------------------------------
+    # ---- Data: questions and solutions ----------------------------------------------------------
     examples = load_examples(config.data, "train", rejected=workdir / "rejected.jsonl")
     heldout = load_examples(config.data, "heldout")
     tokenizer = setup.open_tokenizer(config, workdir, examples)
@@ -35,5 +35,5 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             repeat=repeat,
         )
 
-    # ---- Train --------------------------------------------------------------------------------
+    # ---- Train ----------------------------------------------------------------------------------
     return fit(config, workdir, tokenizer, examples, heldout, batches)

@@ -1,4 +1,4 @@
-"""Checkpoints of a running training: asynchronous, the last few kept, safe to kill at any moment."""
+"""Checkpoints of a training: asynchronous, the last few kept, safe to kill at any moment."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.data.errors import InputError
+from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Checkpoints:
         """The last state, laid out as `abstract`, and the data iterator's position.
 
         Raises:
-          InputError: the checkpoint is of another model's shape (the first differing field is named).
+          InputError: the checkpoint is of another model's shape (a differing field is named).
         """
         step = self.latest_step()
         meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
@@ -60,8 +60,8 @@ class Checkpoints:
             saved = meta["meta"]["model"].get(field)
             if saved != value:
                 raise InputError(
-                    f"{self.directory / str(step)} is of another model: {field} is {saved} there and "
-                    f"{value} in this configuration; use that model or another --workdir"
+                    f"{self.directory / str(step)} is of another model: {field} is {saved} there "
+                    f"and {value} in this configuration; use that model or another --workdir"
                 )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract._asdict()))
         restored = self.manager.restore(step, args=args)["state"]

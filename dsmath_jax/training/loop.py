@@ -150,8 +150,8 @@ def run(
     reached = int(state.step)
     if checkpoints.latest_step() != reached:
         raise TrainingError(
-            f"step {reached} is reached, but its checkpoint could not be saved (see above): make room "
-            f"on the disk of {workdir} and run the same command again"
+            f"step {reached} is reached, but its checkpoint could not be saved (see above): make "
+            f"room on the disk of {workdir} and run the same command again"
         )
     return Result(state, finished=reached >= config.steps)
 
@@ -182,12 +182,13 @@ def _check_finite(
     if not values.get("bad_steps"):
         return
     status.note(
-        f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}: not finite, skipped"
+        f"step {step} skipped, not finite: loss {values['loss']}, "
+        f"gradient norm {values['grad_norm']}"
     )
     if values["bad_steps"] >= config.max_bad_steps:
         raise TrainingError(
-            f"{config.max_bad_steps} steps in a row, up to {step}, had a loss or gradient that is not "
-            f"finite; try a lower config.optimizer.learning_rate than "
+            f"{config.max_bad_steps} steps in a row, up to {step}, had a loss or gradient that is "
+            f"not finite; try a lower config.optimizer.learning_rate than "
             f"{config.optimizer.learning_rate:g}, or look at the data there"
         )
 

@@ -17,15 +17,16 @@ from dsmath_jax.models.sharding import param_shardings
 class TrainState(NamedTuple):
     """Everything that a kill must not lose, beside the data iterator and the configuration.
 
+    step, bad_steps: int32 scalars.
     params: float32 master weights, nested as `param_specs`.
     reference: frozen parameters of the reference policy (RL), else None.
     bad_steps: steps skipped in a row because loss or gradient was not finite.
     """
 
-    step: jax.Array
+    step: Any
     params: dict[str, Any]
     opt_state: Any
-    bad_steps: jax.Array
+    bad_steps: Any
     reference: dict[str, Any] | None = None
 
 
