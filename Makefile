@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
+comma := ,
 # Tested versions for this Python, where there are some.
 LOCK = $(wildcard requirements/py$(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])').txt)
 
@@ -22,10 +23,9 @@ lint: install
 
 install: $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-comma := ,
-
 $(VENV)/.installed-%: pyproject.toml $(LOCK)
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet -e '.[$(EXTRAS)]' $(addprefix -c ,$(LOCK))
-	touch $@
+	@echo "installing into $(VENV), 1 to 2 minutes ..."
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	@$(VENV)/bin/python -m pip install --quiet -e '.[$(EXTRAS)]' $(addprefix -c ,$(LOCK))
+	@touch $@

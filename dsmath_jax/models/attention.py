@@ -16,7 +16,8 @@ def causal_attention(
     """Each token attends to itself and earlier tokens of its own segment.
 
     Queries go chunk by chunk against the keys up to the chunk's end, and the backward pass computes
-    the scores again: memory grows as length x chunk, and blocks above the diagonal cost nothing.
+    the scores again: no array is [length, length], and blocks above the diagonal cost nothing. A
+    compiler may still hold several chunks' scores at once.
 
     Args:
       q: [batch, length, heads, head_dim].
