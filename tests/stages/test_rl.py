@@ -1,0 +1,98 @@
+"""GRPO end to end: what is trained on, what is logged, and that it learns."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dsmath_jax.rollout import Samples
+from dsmath_jax.stages.rl import _rewards, _rows
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+
+
+def test_rows_hold_prompt_completion_and_eos_with_the_samplers_logprobs():
+    samples = Samples(
+        tokens=np.array([[[7, 8, 2, 0], [9, 9, 9, 9]]]),
+        lengths=np.array([[3, 4]]),
+        logprobs=np.array([[[-1.0, -2.0, -3.0, 0.0], [-4.0, -5.0, -6.0, -7.0]]]),
+        stopped=np.array([[True, False]]),
+    )
+    rows = _rows([[1, 5]], samples, np.array([[0.5, -0.5]]), pad_id=0, max_length=8)
+    np.testing.assert_array_equal(
+        rows["tokens"], [[1, 5, 7, 8, 2, 0, 0, 0], [1, 5, 9, 9, 9, 9, 0, 0]]
+    )
+    np.testing.assert_array_equal(
+        rows["loss_mask"], [[0, 0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 0, 0]]
+    )
+    np.testing.assert_array_equal(
+        rows["segment_ids"], rows["loss_mask"].astype(int) | (rows["tokens"] > 0)
+    )
+    np.testing.assert_array_equal(rows["old_logp"][0], [0, 0, -1, -2, -3, 0, 0, 0])
+    np.testing.assert_array_equal(rows["advantages"], [0.5, -0.5])
+
+
+def test_rewards_count_right_wrong_and_the_checkers_own_errors():
+    texts = [["so\n#### 1,000", "#### 1"], ["#### 2", "2"], ["#### 3", "nothing"]]
+    rewards, errors = _rewards(texts, ["#### 1000", "2", " "])
+    np.testing.assert_array_equal(rewards, [[1, 0], [1, 0], [0, 0]])
+    assert errors == 2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, launch):
+    workdir = tmp_path_factory.mktemp("run")
+    launch(
+        "train.py",
+        "--config=configs/grpo_tiny.py:smoke",
+        f"--workdir={workdir}",
+        "--config.log.samples_every=1",
+        check=True,
+    )
+    return workdir
+
+
+def test_trainer_and_sampler_agree_on_every_token(run):
+    steps = [row for row in metrics(run) if "loss" in row]
+    assert len(steps) == 3
+    for row in steps:
+        assert 0 <= row["logprob_gap"] <= row["logprob_gap_max"] < 1e-4
+
+
+def test_a_run_leaves_everything_a_reader_wants(run):
+    for name in ("config.json", "model.json", "tokenizer/tokenizer.model", "report.html"):
+        assert (run / name).stat().st_size > 0, name
+    assert list((run / "tensorboard").iterdir())
+    row = metrics(run)[1]
+    phases = {"time/generate", "time/reward", "time/logprob", "time/train", "time/sync"}
+    assert phases | {"kl", "entropy", "reward", "truncated", "clip_fraction"} <= row.keys()
+    samples = [json.loads(line) for line in (run / "samples" / "step_000001.jsonl").open()]
+    assert len(samples) == 16
+    assert samples[0].keys() == {"question", "answer", "completion", "reward", "ended"}
+    page = (run / "report.html").read_text()
+    assert "data:image/png" in page and samples[0]["question"] in page
+
+
+def test_accuracies_come_with_their_intervals(run):
+    first, last = (row for row in metrics(run) if "eval/accuracy_greedy" in row)
+    assert (first["step"], last["step"]) == (0, 3)
+    for kind in ("sampled", "greedy"):
+        name = f"eval/accuracy_{kind}"
+        assert last[f"{name}_low"] <= last[name] <= last[f"{name}_high"]
+
+
+@pytest.mark.slow
+def test_grpo_raises_heldout_accuracy_by_15_points(tmp_path, launch):
+    workdir = tmp_path / "run"
+    flags = ("--config=configs/grpo_tiny.py", f"--workdir={workdir}")
+    launch("train.py", *flags, check=True, timeout=1500)
+    rows = metrics(workdir)
+    first, *_, last = (row for row in rows if "eval/accuracy_sampled" in row)
+    assert 0.2 <= first["eval/accuracy_sampled"] <= 0.6
+    assert last["eval/accuracy_sampled"] >= first["eval/accuracy_sampled"] + 0.15
+    assert last["eval/accuracy_greedy"] >= first["eval/accuracy_greedy"]
+    steps = [row for row in rows if "kl" in row]
+    assert all(np.isfinite([row["kl"], row["entropy"]]).all() for row in steps)
+    assert max(row["logprob_gap_max"] for row in steps) < 1e-4

@@ -1,0 +1,115 @@
+"""Checkpoints: what was saved comes back, the last few are kept, a failed save is survived."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsmath_jax.data.errors import InputError
+from dsmath_jax.models import Transformer, preset
+from dsmath_jax.models.sharding import make_mesh
+from dsmath_jax.models.transformer import init_params
+from dsmath_jax.stages.defaults import get_defaults
+from dsmath_jax.training.checkpoints import Checkpoints
+from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.state import abstract_state, init_state
+
+MODEL = preset("tiny", vocab_size=64, num_layers=1, hidden_size=16, intermediate_size=16)
+CONFIG = get_defaults("rl")
+CONFIG.checkpoint.every, CONFIG.checkpoint.keep = 2, 2
+MESH = make_mesh(devices=jax.devices()[:1])
+OPTIMIZER = make_optimizer(CONFIG.optimizer, 10)
+
+
+@pytest.fixture(scope="module")
+def state():
+    params = init_params(MODEL, seed=1)
+    return init_state(params, OPTIMIZER, MESH, MODEL, with_reference=True)
+
+
+def at_step(state, step):
+    return state._replace(
+        step=jnp.int32(step), params=jax.tree.map(lambda x: x + step, state.params)
+    )
+
+
+def abstract():
+    return abstract_state(MODEL, OPTIMIZER, MESH, with_reference=True)
+
+
+def test_saved_state_comes_back_bit_for_bit(tmp_path, state):
+    checkpoints = Checkpoints(tmp_path, CONFIG, MODEL)
+    checkpoints.save(2, at_step(state, 2), {"next_index": 7})
+    checkpoints.close()
+    restored, position = Checkpoints(tmp_path, CONFIG, MODEL).restore(abstract())
+    assert position == {"next_index": 7}
+    jax.tree.map(np.testing.assert_array_equal, restored, at_step(state, 2))
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+
+
+def test_only_due_steps_are_saved_and_the_last_are_kept(tmp_path, state):
+    checkpoints = Checkpoints(tmp_path, CONFIG, MODEL)
+    for step in range(1, 8):
+        checkpoints.save(step, at_step(state, step), {}, force=step == 7)
+    checkpoints.close()
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["6", "7"]
+
+
+def test_other_shape_is_named(tmp_path, state):
+    checkpoints = Checkpoints(tmp_path, CONFIG, MODEL)
+    checkpoints.save(2, state, {})
+    checkpoints.close()
+    other = preset("tiny", vocab_size=64, num_layers=2, hidden_size=16, intermediate_size=16)
+    with pytest.raises(InputError, match="num_layers is 1 there and 2 in this configuration"):
+        Checkpoints(tmp_path, CONFIG, other).restore(abstract())
+
+
+def test_a_failed_save_is_reported_and_the_next_one_works(tmp_path, state, monkeypatch, caplog):
+    checkpoints = Checkpoints(tmp_path, CONFIG, MODEL)
+    checkpoints.save(2, at_step(state, 2), {"n": 2})
+    checkpoints.wait()
+    with monkeypatch.context() as broken, caplog.at_level(logging.WARNING):
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        broken.setattr(checkpoints.manager, "save", full)
+        checkpoints.save(4, at_step(state, 4), {"n": 4})
+    assert "No space left on device" in caplog.text
+    assert "the last good one is step 2" in caplog.text
+    assert (checkpoints.failed_saves, checkpoints.latest_step()) == (1, 2)
+    checkpoints.save(6, at_step(state, 6), {"n": 6})
+    checkpoints.close()
+    restored, position = Checkpoints(tmp_path, CONFIG, MODEL).restore(abstract())
+    assert (int(restored.step), position) == (6, {"n": 6})
+
+
+def test_donating_the_state_right_after_saving_does_not_change_what_is_saved(tmp_path, state):
+    checkpoints = Checkpoints(tmp_path, CONFIG, MODEL)
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    moving = jax.tree.map(jnp.copy, at_step(state, 2))
+    checkpoints.save(2, moving, {})
+    for _ in range(5):
+        moving = step(moving)
+    checkpoints.close()
+    restored, _ = Checkpoints(tmp_path, CONFIG, MODEL).restore(abstract())
+    jax.tree.map(np.testing.assert_array_equal, restored.params, at_step(state, 2).params)
+
+
+def test_parameters_alone_are_read_from_a_run(tmp_path, state):
+    import dataclasses
+    import json
+
+    from dsmath_jax.models import load_params
+
+    checkpoints = Checkpoints(tmp_path, CONFIG, MODEL)
+    checkpoints.save(2, at_step(state, 2), {})
+    checkpoints.close()
+    (tmp_path / "model.json").write_text(json.dumps(dataclasses.asdict(MODEL)))
+    params, config = load_params(tmp_path)
+    assert config == MODEL
+    jax.tree.map(np.testing.assert_array_equal, params, at_step(state, 2).params)
+    assert Transformer(config, params=params)(jnp.ones((1, 3), jnp.int32)).shape == (1, 3, 64)
