@@ -11,6 +11,7 @@ import pathlib
 from dsmath_jax.training.metrics import read_metrics
 
 HIDDEN = ("step", "bad_steps")
+FIRST = ("eval/", "loss", "reward", "kl", "entropy", "grad_norm", "learning_rate")  # then the rest
 
 
 def write_report(workdir: pathlib.Path) -> pathlib.Path:
@@ -60,8 +61,8 @@ def _interval(row: dict[str, float], name: str) -> str:
 
 
 def _plots(rows: list[dict[str, float]]) -> str:
-    names = sorted({k for row in rows for k in row if k not in HIDDEN})
-    names = [n for n in names if not n.endswith(("_low", "_high"))]
+    names = {k for row in rows for k in row if k not in HIDDEN}
+    names = sorted((n for n in names if not n.endswith(("_low", "_high"))), key=_rank)
     if not names:
         return ""
     from matplotlib.figure import Figure
@@ -82,6 +83,11 @@ def _plots(rows: list[dict[str, float]]) -> str:
     figure.savefig(image, format="png", dpi=80)
     data = base64.b64encode(image.getvalue()).decode()
     return f'<h2>Curves</h2><img style="width:100%" src="data:image/png;base64,{data}">'
+
+
+def _rank(name: str) -> tuple[int, str]:
+    places = [i for i, start in enumerate(FIRST) if name.startswith(start)]
+    return (places[0] if places else len(FIRST) + name.startswith("time/"), name)
 
 
 def _samples(folder: pathlib.Path, show: int = 12) -> str:

@@ -1,5 +1,6 @@
 """GRPO end to end: what is trained on, what is logged, and that it learns."""
 
+import html
 import json
 
 import numpy as np
@@ -68,11 +69,11 @@ def test_a_run_leaves_everything_a_reader_wants(run):
     row = metrics(run)[1]
     phases = {"time/generate", "time/reward", "time/logprob", "time/train", "time/sync"}
     assert phases | {"kl", "entropy", "reward", "truncated", "clip_fraction"} <= row.keys()
-    samples = [json.loads(line) for line in (run / "samples" / "step_000001.jsonl").open()]
+    samples = [json.loads(line) for line in (run / "samples" / "step_000003.jsonl").open()]
     assert len(samples) == 16
     assert samples[0].keys() == {"question", "answer", "completion", "reward", "ended"}
     page = (run / "report.html").read_text()
-    assert "data:image/png" in page and samples[0]["question"] in page
+    assert "data:image/png" in page and html.escape(samples[0]["question"]) in page
 
 
 def test_accuracies_come_with_their_intervals(run):

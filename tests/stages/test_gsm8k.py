@@ -1,0 +1,123 @@
+"""SFT and GRPO on real GSM8K questions with DeepSeek's tokenizer, from JSONL with any field names."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dsmath_jax.data.tokenizers import load_tokenizer
+from dsmath_jax.rewards import final_answer
+from dsmath_jax.stages.rl import _rewards
+from dsmath_jax.training.metrics import read_metrics
+
+SMALL = (
+    '--config.model_changes={"hidden_size": 16, "intermediate_size": 32, "num_layers": 1,'
+    ' "num_heads": 2, "num_kv_heads": 2, "head_dim": 8, "tie_embeddings": True}',
+    "--config.length=256",
+    "--config.batch_size=2",
+    "--config.optimizer.learning_rate=0.03",
+    "--config.optimizer.warmup_steps=1",
+    "--config.eval.every=0",
+    "--config.log.tensorboard=False",
+)
+FIELDS = ("--config.data.question_field=problem", "--config.data.solution_field=worked")
+
+
+@pytest.fixture(scope="module")
+def questions(data_dir) -> list[dict[str, str]]:
+    """Short questions of GSM8K's training file."""
+    with (data_dir / "benchmarks/gsm8k/train.jsonl").open() as lines:
+        rows = [json.loads(line) for line in lines]
+    return [r for r in rows if len(r["question"]) + len(r["answer"]) < 400]
+
+
+@pytest.fixture(scope="module")
+def renamed(questions, tmp_path_factory):
+    """Their texts under other names, with the last line of each solution by itself."""
+    path = tmp_path_factory.mktemp("data") / "renamed.jsonl"
+    rows = [
+        {"problem": q["question"], "worked": q["answer"], "last": q["answer"].split("\n")[-1]}
+        for q in questions
+        if final_answer(q["answer"]) in ("5", "10", "20")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_sft_learns_the_solutions(renamed, data_dir, tmp_path, launch):
+    launch(
+        "train.py",
+        "--config=configs/sft_gsm8k.py",
+        f"--workdir={tmp_path}",
+        f"--config.tokenizer={data_dir / 'tokenizer'}",
+        f"--config.data.path={renamed}",
+        f"--config.data.heldout_path={renamed}",
+        "--config.data.num_heldout=8",
+        *FIELDS,
+        *SMALL,
+        "--config.steps=4",
+        check=True,
+    )
+    rows = read_metrics(tmp_path)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 4
+    # A model that knows nothing gives each of 100K tokens the same chance: log(100015) = 11.5.
+    np.testing.assert_allclose(losses[0], 11.5, atol=0.3)
+    assert losses[-1] < losses[0] - 1
+    assert rows[-1]["eval/loss"] < losses[0] - 1
+
+
+def test_grpo_rewards_the_number_after_the_marks(renamed, data_dir, tmp_path, launch):
+    taught, workdir = tmp_path / "taught", tmp_path / "rl"
+    data = (f"--config.data.path={renamed}", "--config.data.heldout_path=", *FIELDS)
+    launch(
+        "train.py",
+        "--config=configs/sft_gsm8k.py",
+        f"--workdir={taught}",
+        f"--config.tokenizer={data_dir / 'tokenizer'}",
+        *data,
+        "--config.data.solution_field=last",  # soon guessed: some groups have right and wrong
+        *SMALL,
+        "--config.steps=24",
+        check=True,
+    )
+    launch(
+        "train.py",
+        "--config=configs/grpo_gsm8k.py",
+        f"--workdir={workdir}",
+        f"--config.init.checkpoint={taught}",
+        *data,
+        *SMALL[1:],
+        "--config.steps=2",
+        "--config.rl.questions=4",
+        "--config.rl.max_new_tokens=8",
+        check=True,
+    )
+    steps = [row for row in read_metrics(workdir) if "reward" in row]
+    samples = [
+        [json.loads(line) for line in (workdir / f"samples/step_{n:06d}.jsonl").open()]
+        for n in (1, 2)
+    ]
+    gold = {row["problem"]: row["worked"] for row in map(json.loads, renamed.open())}
+    for step, written in zip(steps, samples, strict=True):
+        rewards = [s["reward"] for s in written]
+        assert len(rewards) == 32 and 0 < np.mean(rewards) < 1
+        assert np.mean(rewards) == pytest.approx(step["reward"])
+        for s in written:
+            assert s["answer"] == gold[s["question"]]
+            marks, _, number = s["completion"].strip().partition(" ")
+            right = marks == "####" and number.split("\n")[0] == s["answer"].split("#### ")[1]
+            assert s["reward"] == right, s
+    assert steps[-1]["grad_norm"] > 1e-3
+
+
+def test_reward_of_a_written_solution(questions, data_dir):
+    tokenizer = load_tokenizer(data_dir / "tokenizer")
+    golds = [q["answer"] for q in questions[:100]]
+    rows = []
+    for gold in golds:
+        right = tokenizer.decode(tokenizer.encode(" " + gold))
+        rows.append([right, right + "1", right.replace("####", "So"), "\\boxed{7} " + right])
+    rewards, errors = _rewards(rows, golds)
+    np.testing.assert_array_equal(rewards, [[1, 0, 0, 1]] * 100)
+    assert errors == 0
