@@ -72,10 +72,12 @@ def _plots(rows: list[dict[str, float]]) -> str:
     figure = Figure(figsize=(12, 2.6 * height), layout="constrained")
     for i, name in enumerate(names):
         axes = figure.add_subplot(height, columns, i + 1)
-        points = [(r["step"], r[name]) for r in rows if name in r]
-        axes.plot(
-            *zip(*points, strict=True), marker="o" if len(points) < 20 else None, markersize=3
-        )
+        steps = [r["step"] for r in rows if name in r]
+        values = [r[name] for r in rows if name in r]
+        axes.plot(steps, values, marker="o" if len(steps) < 20 else None, markersize=3)
+        low, high = ([r[name + end] for r in rows if name + end in r] for end in ("_low", "_high"))
+        if low:
+            axes.fill_between(steps, low, high, alpha=0.2)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
