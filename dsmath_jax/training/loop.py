@@ -133,14 +133,15 @@ def run(
             values |= {"learning_rate": learning_rate(step - 1), "time/step": now - last_time}
             pending, last_time = (step, values | phases.take()), now
             due = step == config.steps or (config.eval.every and step % config.eval.every == 0)
-            saving = due or stop.is_set() or step % config.checkpoint.every == 0
+            stopping = stop.is_set()  # once: it may change at any moment
+            saving = due or stopping or step % config.checkpoint.every == 0
             if saving:
                 write_pending()
             if due:
                 evaluation(step)
             if saving:
-                checkpoints.save(step, state, data.get_state(), force=due or stop.is_set())
-            if stop.is_set():
+                checkpoints.save(step, state, data.get_state(), force=due or stopping)
+            if stopping:
                 status.note(f"{config.stage}: stopped at step {step}; the same command goes on")
                 break
         checkpoints.close()
