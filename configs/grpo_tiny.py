@@ -1,6 +1,12 @@
-"""SFT, then GRPO, of a small model on generated word problems.
+"""SFT, then GRPO, of a small model on generated word problems: the first thing to run.
 
-python launch/train.py --config=configs/grpo_tiny.py
+    python launch/train.py --config=configs/grpo_tiny.py                   5 minutes on two CPU cores
+    python launch/train.py --config=configs/grpo_tiny.py --config.seed=1   another start
+
+The model (0.46M parameters) first learns from worked solutions, half of which do all operations in
+one line. Expect 42 to 50% of held-out problems right when sampled at temperature 1, then 72 to 80%
+after 40 steps of GRPO, most of it because the model learns to write one operation a line
+(docs/results/grpo_tiny.md). Rewards come from a rule: the number after "####" is right or not.
 """
 
 from dsmath_jax.stages.defaults import get_defaults
@@ -32,11 +38,11 @@ def get_config(arg=""):
     c.dtype = "float32"
     c.length = 72
     c.steps = 40
-    c.rl.questions = 32
-    c.rl.group = 16
+    c.rl.questions = 64
+    c.rl.group = 8
     c.rl.max_new_tokens = 40
     c.optimizer.learning_rate = 5e-4
-    c.optimizer.schedule = "constant"
+    c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 5
     c.eval.every = 20
     if arg == "smoke":

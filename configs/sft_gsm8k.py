@@ -1,4 +1,17 @@
-"""draft"""
+"""SFT of a small model on GSM8K's 7473 solutions with DeepSeek's tokenizer: minutes on two CPU cores.
+
+    python launch/train.py --config=configs/sft_gsm8k.py
+    python launch/train.py --config=configs/sft_gsm8k.py:smoke    without any file, one minute
+
+Needs: train.jsonl and test.jsonl of github.com/openai/grade-school-math (grade_school_math/data) in
+data/gsm8k, and in data/tokenizer the tokenizer.json of any DeepSeek LLM or DeepSeekMath checkpoint.
+For other places: --config.data.path=FILE --config.data.heldout_path=FILE --config.tokenizer=DIR;
+for other field names --config.data.question_field=... --config.data.solution_field=....
+
+The model starts from random numbers: the loss falls from 11.5 (the logarithm of the vocabulary) to
+LOSS in a seventh of an epoch, the solutions look like solutions, and almost all are wrong. Measured:
+docs/results/gsm8k.md. The 7B model's configuration is configs/sft_7b_tpu.py, with the same flags.
+"""
 
 from dsmath_jax.stages.defaults import get_defaults, shrink
 
@@ -6,7 +19,7 @@ from dsmath_jax.stages.defaults import get_defaults, shrink
 def get_config(arg=""):
     c = get_defaults("sft")
     c.model = "tiny"
-    c.model_changes = {
+    c.model_changes = {  # 9.6M of its 10.0M parameters are the embedding
         "hidden_size": 96,
         "intermediate_size": 288,
         "num_layers": 3,
@@ -14,18 +27,17 @@ def get_config(arg=""):
         "tie_embeddings": True,
         "max_positions": 1024,
     }
+    c.tokenizer = "data/tokenizer"
     c.dtype = "float32"
-    c.length = 1024  # the longest example has 562 tokens
+    c.length = 1024  # the longest question with its solution has 562 tokens; rows are packed
     c.batch_size = 2
     c.steps = 120
-    c.tokenizer = "data/tokenizer"
     c.data.path = "data/gsm8k/train.jsonl"
     c.data.heldout_path = "data/gsm8k/test.jsonl"
     c.data.num_heldout = 128
     c.data.prompt = "cot_en"
     c.optimizer.learning_rate = 5e-3
     c.optimizer.schedule = "cosine"
-    c.optimizer.warmup_steps = 10
     c.checkpoint.every = 60
     c.eval.every = 60
     return shrink(c) if arg == "smoke" else c

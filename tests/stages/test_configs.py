@@ -7,7 +7,15 @@ import pytest
 
 from tests.conftest import REPO
 
-SMOKE = ["grpo_tiny", "sft_tiny", "pretrain_7b_tpu", "sft_7b_tpu", "grpo_tpu"]
+SMOKE = [
+    "grpo_tiny",
+    "sft_tiny",
+    "sft_gsm8k",
+    "grpo_gsm8k",
+    "pretrain_7b_tpu",
+    "sft_7b_tpu",
+    "grpo_tpu",
+]
 
 
 def test_every_config_is_run_here():
