@@ -1,7 +1,7 @@
 """SFT, then GRPO, of a small model on generated word problems: the first thing to run.
 
-    python launch/train.py --config=configs/grpo_tiny.py                   5 minutes on two CPU cores
-    python launch/train.py --config=configs/grpo_tiny.py --config.seed=1   another start
+    python launch/train.py --config=configs/grpo_tiny.py           5 minutes on two CPU cores
+    python launch/train.py --config=configs/grpo_tiny.py --config.seed=1 --workdir=runs/other
 
 The model (0.46M parameters) first learns from worked solutions, half of which do all operations in
 one line. Expect 42 to 50% of held-out problems right when sampled at temperature 1, then 72 to 80%
@@ -9,7 +9,7 @@ after 40 steps of GRPO, most of it because the model learns to write one operati
 (docs/results/grpo_tiny.md). Rewards come from a rule: the number after "####" is right or not.
 """
 
-from dsmath_jax.stages.defaults import get_defaults
+from dsmath_jax.stages.defaults import get_defaults, with_argument
 
 
 def get_config(arg=""):
@@ -45,9 +45,4 @@ def get_config(arg=""):
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 5
     c.eval.every = 20
-    if arg == "smoke":
-        sft.steps = c.steps = 3
-        sft.data.num_examples = c.data.num_examples = 300
-        sft.data.num_heldout = c.data.num_heldout = 16
-        c.rl.questions = c.rl.group = 4
-    return c
+    return with_argument(c, arg)

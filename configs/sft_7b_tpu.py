@@ -4,14 +4,15 @@
     python launch/train.py --config=configs/sft_7b_tpu.py:smoke    anywhere, one minute
 
 Needs: the base checkpoint, converted with launch/convert.py, and a JSONL file with "question" and
-"answer" (the paper's 776K examples are not published). 110 GB of state, as for pretraining.
+"answer" (the paper's 776K examples are not published). 110 GB of state over the pod, as for
+pretraining; planned for 64 chips of 95 GB (a v5p-128 slice), not yet run on one.
 Paper's results: GSM8K 82.9, MATH 46.8.
 
 As in the paper: batch 256, constant rate 5e-5, examples packed to 4096 tokens. Chosen here: packed
 examples do not attend to each other; prompts are not trained; 10 warm-up steps.
 """
 
-from dsmath_jax.stages.defaults import get_defaults, shrink
+from dsmath_jax.stages.defaults import get_defaults, with_argument
 
 
 def get_config(arg=""):
@@ -21,7 +22,7 @@ def get_config(arg=""):
     c.init.checkpoint = "checkpoints/deepseek-math-7b-base"
     c.length = 4096
     c.batch_size = 256
-    c.micro_batches = 4
+    c.micro_batches = 2
     c.steps = 500
     c.remat = "full"
     c.data.path = "data/sft_train.jsonl"
@@ -31,4 +32,5 @@ def get_config(arg=""):
     c.optimizer.schedule = "constant"
     c.optimizer.warmup_steps = 10
     c.eval.every = 100
-    return shrink(c) if arg == "smoke" else c
+    c.eval.batch_size = 128
+    return with_argument(c, arg)

@@ -5,7 +5,7 @@
 Expect a held-out loss near 0.1 (`eval/loss`).
 """
 
-from dsmath_jax.stages.defaults import get_defaults
+from dsmath_jax.stages.defaults import get_defaults, with_argument
 
 
 def get_config(arg=""):
@@ -30,8 +30,4 @@ def get_config(arg=""):
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 50
     c.checkpoint.every = 500
-    if arg == "smoke":
-        c.steps = 4
-        c.data.num_examples = 300
-        c.data.num_heldout = 32
-    return c
+    return with_argument(c, arg)

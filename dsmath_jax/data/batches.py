@@ -79,16 +79,10 @@ def pretrain_batches(
     return iter(rows.map(_layout).batch(batch_size, drop_remainder=repeat))
 
 
-def question_batches(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    *,
-    prompt: str,
-    max_tokens: int,
-    batch_size: int,
-    seed: int,
-) -> grain.DatasetIterator:
-    """Lists of {"index", "ids", and the example's fields}, for RL.
+def encode_questions(
+    examples: Sequence[Example], tokenizer: Tokenizer, *, prompt: str, max_tokens: int
+) -> list[dict[str, Any]]:
+    """{"index", "ids" of the prompt, and the example's fields} each, for RL.
 
     Raises:
       InputError: a question has more than `max_tokens`.
@@ -103,6 +97,13 @@ def question_batches(
                 f"its prompt; config.length less config.rl.max_new_tokens leaves {max_tokens}"
             )
         rows.append({"index": index, "ids": ids, **example})
+    return rows
+
+
+def question_batches(
+    rows: list[dict[str, Any]], *, batch_size: int, seed: int
+) -> grain.DatasetIterator:
+    """Lists of `batch_size` encoded questions, shuffled anew each epoch."""
     return iter(_shuffled(rows, seed, True).batch(batch_size, batch_fn=list).to_iter_dataset())
 
 

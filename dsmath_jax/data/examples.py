@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -12,17 +13,17 @@ from ml_collections import ConfigDict
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.word_problems import generate
 
+log = logging.getLogger(__name__)
+
 Example = dict[str, str]
 
 
-def load_examples(
-    config: ConfigDict, split: str, *, rejected: pathlib.Path | None = None
-) -> list[Example]:
+def load_examples(config: ConfigDict, split: str, workdir: pathlib.Path) -> list[Example]:
     """The examples of a split ("train" or "heldout"), as {"question", "solution", "answer"}, or
     {"text"} where `config.text_field` is set.
 
     `config.path` names a JSONL file (held-out: `config.heldout_path`); without one, word problems
-    are generated.
+    are generated. Bad lines go to `workdir`/rejected_SPLIT.jsonl.
 
     Raises:
       InputError: the file is missing, empty, or has too many bad lines.
@@ -48,14 +49,20 @@ def load_examples(
             "solution": config.solution_field,
             "answer": config.answer_field or config.solution_field,
         }
-    examples = list(read_jsonl(path, fields, config.max_rejected_share, rejected))
+    rejected = workdir / f"rejected_{split}.jsonl"
+    name = "path" if split == "train" else "heldout_path"
+    examples = list(read_jsonl(path, fields, config.max_rejected_share, rejected, name))
     if split == "heldout":
         examples = examples[: config.num_heldout]
     return examples
 
 
 def read_jsonl(
-    path: str, fields: dict[str, str], max_rejected_share: float, rejected: pathlib.Path | None
+    path: str,
+    fields: dict[str, str],
+    max_rejected_share: float,
+    rejected: pathlib.Path | None,
+    field: str = "path",
 ) -> Iterator[Example]:
     """Yields {name: value of the field} for each line.
 
@@ -64,7 +71,7 @@ def read_jsonl(
     """
     file = pathlib.Path(path)
     if not file.is_file():
-        raise InputError(f"{path} does not exist: set config.data.path to a JSONL file")
+        raise InputError(f"{path} does not exist: set config.data.{field} to a JSONL file")
     bad: list[dict[str, Any]] = []
     total = 0
     with file.open(encoding="utf-8", errors="replace") as lines:
@@ -74,12 +81,14 @@ def read_jsonl(
             total += 1
             try:
                 yield _pick(json.loads(line), fields)
-            except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as e:
+            except (ValueError, KeyError, TypeError, RecursionError) as e:
                 reason = e.msg if isinstance(e, json.JSONDecodeError) else str(e.args[0])
                 bad.append({"file": path, "line": number, "reason": reason})
     if rejected is not None and bad:
         rejected.parent.mkdir(parents=True, exist_ok=True)
         rejected.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad))
+    if bad:
+        log.warning("%s: %d of %d lines are bad; see %s", path, len(bad), total, rejected or "them")
     if total == 0:
         raise InputError(f"{path} holds no examples")
     if len(bad) > max_rejected_share * total:
@@ -100,4 +109,6 @@ def _pick(record: Any, fields: dict[str, str]) -> Example:
         if not isinstance(record[field], str | int | float):
             raise TypeError(f"field {field!r} is not text")
         picked[name] = str(record[field])
+        if any("\ud800" <= c <= "\udfff" for c in picked[name]):
+            raise ValueError(f"field {field!r} holds half of a surrogate pair, which is no text")
     return picked

@@ -6,7 +6,7 @@ import enum
 import re
 from fractions import Fraction
 
-_NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+_NUMBER = re.compile(r"[-+]?\$?(\d{1,3}(,\d{3})+|\d*)(\.\d+|(?<=\d))(/\d+)?")
 _LIMIT = 200  # characters of an answer worth reading
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -64,9 +65,9 @@ class Sampler:
         prompts are ids and `eos_ids` is given.
       max_rows: samples decoded together; more are done in turns.
       prompt_bucket: prompt lengths are rounded up to a multiple of this, to compile few shapes.
-      segment: new tokens between two looks at whether all samples have ended; attention reads the
-        cache in multiples of this.
-      mesh: devices to spread the questions over.
+      segment: new tokens before the first look at whether all samples have ended. The cache has
+        room for so many, then for twice as many, and so on: few shapes, and attention reads little.
+      mesh: devices to spread the samples over.
     """
 
     def __init__(
@@ -112,10 +113,15 @@ class Sampler:
           on_batch: called with (questions done, questions) after each turn.
 
         Raises:
-          ValueError: an empty prompt, or one that with max_new_tokens exceeds the model's context.
+          ValueError: no prompts, no way to know what ends a sample, an empty prompt, or one that
+            with max_new_tokens exceeds the model's context.
         """
         ids = [self._encode(p) for p in prompts]
+        if not ids:
+            raise ValueError("there are no prompts")
         if eos_ids is None:
+            if self.tokenizer is None:
+                raise ValueError("give eos_ids: there is no tokenizer to take them from")
             eos_ids = [self.tokenizer.eos_id]
         if example_ids is None:
             example_ids = range(len(ids))
@@ -177,8 +183,9 @@ class Sampler:
     ):
         keys = _sample_keys(*map(jnp.uint32, seed), examples, group)
         state = _prefill(self.graph, params, tokens, lengths, group, max_new)
-        for end in range(self.segment, max_new + self.segment, self.segment):
-            end = min(end, max_new)
+        end = 0
+        while end < max_new and not bool(state.stopped.all()):
+            end = min(max(2 * end, self.segment), max_new)
             cache = _grow(state.cache, end)
             state = _decode_until(
                 self.graph,
@@ -190,8 +197,6 @@ class Sampler:
                 temperature or 1.0,
                 eos_ids,
             )
-            if bool(state.stopped.all()):
-                break
         result = (state.tokens, state.lengths, state.logprobs, state.stopped)
         if jax.process_count() > 1:
             return multihost_utils.process_allgather(result, tiled=True)
@@ -214,13 +219,28 @@ def _prefill(graph, params, tokens, lengths, group, max_new):
     shape = (questions, group, max_new)
     return _State(
         step=jnp.int32(0),
-        hidden=jnp.broadcast_to(hidden[:, None], (questions, group, hidden.shape[-1])),
-        tokens=jnp.zeros(shape, jnp.int32),
-        logprobs=jnp.zeros(shape, jnp.float32),
-        lengths=jnp.full((questions, group), max_new, jnp.int32),
-        stopped=jnp.zeros((questions, group), bool),
+        hidden=_spread(jnp.broadcast_to(hidden[:, None], (questions, group, hidden.shape[-1]))),
+        tokens=_spread(jnp.zeros(shape, jnp.int32)),
+        logprobs=_spread(jnp.zeros(shape, jnp.float32)),
+        lengths=_spread(jnp.full((questions, group), max_new, jnp.int32)),
+        stopped=_spread(jnp.zeros((questions, group), bool)),
         cache=cache,
     )
+
+
+def _spread(x, at: int = 0):
+    """Splits [.., questions, group, ..], whose questions are dimension `at`, over the data and fsdp
+    axes of the mesh: the questions where they divide, else the samples of each, else both."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    both = ("data", "fsdp")
+    for axes in ((both, ()), ((), both), (("data",), ("fsdp",)), (("fsdp",), ("data",))):
+        ways = [math.prod(mesh.shape[a] for a in some) for some in axes]
+        if x.shape[at] % ways[0] == 0 and x.shape[at + 1] % ways[1] == 0:
+            spec = jax.sharding.PartitionSpec(*[None] * at, *(some or None for some in axes))
+            return jax.lax.with_sharding_constraint(x, spec)
+    return x
 
 
 @functools.partial(jax.jit, static_argnums=(1,))
@@ -228,7 +248,9 @@ def _grow(cache: KVCache, length: int) -> KVCache:
     """Room for `length` new tokens of each sample."""
     room = [(0, 0)] * 6
     room[3] = (0, length - cache.new_k.shape[3])
-    return cache._replace(new_k=jnp.pad(cache.new_k, room), new_v=jnp.pad(cache.new_v, room))
+    return cache._replace(
+        new_k=_spread(jnp.pad(cache.new_k, room), 1), new_v=_spread(jnp.pad(cache.new_v, room), 1)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))

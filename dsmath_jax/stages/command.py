@@ -31,7 +31,7 @@ def main(description: str) -> None:
         app.run(_run, flags_parser=_parse_flags)
     except InputError as e:
         _end(2, e)
-    except TrainingError as e:
+    except (TrainingError, OSError) as e:
         _end(1, e)
 
 
@@ -47,6 +47,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
     path, _, argument = given.split("=", 1)[1].partition(":") if given else ("", "", "")
     if given and not pathlib.Path(path).is_file():
         raise InputError(f"--config: there is no file {path}")
+    if path:
+        try:
+            runpy.run_path(path)["get_config"](argument)
+        except (KeyError, ValueError) as e:
+            raise InputError(f"--config={path}:{argument}: {e}") from None
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
@@ -90,7 +95,8 @@ def _run(argv: list[str]) -> None:
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; flags start with --")
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem.split(":")[0]
+    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    name = "-".join(filter(None, (pathlib.Path(path).stem, argument)))
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{name}")
     config = _CONFIG.value
     if config.distributed:
@@ -99,6 +105,26 @@ def _run(argv: list[str]) -> None:
         jax.distributed.initialize()
     finished = run_stages(config, workdir)
     print(f"{'done' if finished else 'stopped'}: {workdir}/report.html", file=sys.stderr)
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """Refuses numbers that no run can use.
+
+    Raises:
+      InputError: names the field.
+    """
+    fields = field_values(config)
+    at_least_one = ["steps", "batch_size", "length", "micro_batches", "max_bad_steps"]
+    at_least_one += ["eval.batch_size", "checkpoint.every", "checkpoint.keep"]
+    at_least_one += ["log.every", "log.samples_every", "data.num_examples"]
+    if config.stage == "rl":
+        at_least_one += ["rl.questions", "rl.group", "rl.max_new_tokens", "rl.max_rows"]
+        at_least_one += ["rl.updates_per_step"]
+        if config.rl.temperature <= 0:
+            raise InputError(f"config.rl.temperature={config.rl.temperature}: must be above 0")
+    for name in at_least_one:
+        if fields[name] < 1:
+            raise InputError(f"config.{name}={fields[name]}: must be at least 1")
 
 
 def run_stages(config: ConfigDict, workdir: pathlib.Path) -> bool:
@@ -111,6 +137,7 @@ def run_stages(config: ConfigDict, workdir: pathlib.Path) -> bool:
 
     if config.stage not in STAGES:
         raise InputError(f"config.stage={config.stage!r}: choose one of {', '.join(STAGES)}")
+    check_numbers(config)
     if config.init.stage:
         before = workdir / "init"
         if not run_stages(config.init.stage, before):

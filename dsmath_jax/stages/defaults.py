@@ -67,7 +67,7 @@ def get_defaults(stage: str) -> ConfigDict:
 
     # ---- Checkpoints, evaluation, logs ----
     c.checkpoint = ConfigDict({"every": 100, "keep": 2})
-    c.eval = ConfigDict({"every": 0, "batch_size": 256})  # every: 0 for the end alone
+    c.eval = ConfigDict({"every": 0, "batch_size": 16})  # every: 0 for the end alone
     c.log = ConfigDict({"every": 1, "tensorboard": True, "wandb": False, "samples_every": 10})
 
     if stage == "rl":
@@ -89,8 +89,21 @@ def get_defaults(stage: str) -> ConfigDict:
     return c
 
 
-def shrink(c: ConfigDict) -> ConfigDict:
-    """The same configuration with a tiny random model, generated data and 3 steps: `:smoke`."""
+def with_argument(c: ConfigDict, argument: str) -> ConfigDict:
+    """What comes after the file's name in --config=FILE:ARGUMENT: nothing, or "smoke" for the same
+    configuration with a tiny random model, generated data and 3 steps.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    if argument not in ("", "smoke"):
+        raise ValueError(f"the argument {argument!r} is unknown; the only one is ':smoke'")
+    return _shrink(c) if argument else c
+
+
+def _shrink(c: ConfigDict) -> ConfigDict:
+    if c.init.stage:
+        _shrink(c.init.stage)
     c.model, c.model_changes = "tiny", ConfigDict({"num_layers": 2})
     c.init.checkpoint = c.tokenizer = ""
     c.distributed = False
@@ -98,6 +111,7 @@ def shrink(c: ConfigDict) -> ConfigDict:
     c.data.path = c.data.heldout_path = c.data.text_field = ""
     c.data.num_examples, c.data.num_heldout = 400, 16
     c.optimizer.warmup_steps = 1
+    c.eval.batch_size = 16
     c.checkpoint.every = 2
     if c.stage == "rl":
         c.rl.questions, c.rl.group, c.rl.max_new_tokens = 8, 4, 24

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections import Counter
 from typing import Any
 
 import jax
@@ -16,13 +17,11 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from dsmath_jax.data.batches import question_batches
+from dsmath_jax.data.batches import encode_questions, question_batches
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.examples import load_examples
-from dsmath_jax.data.prompts import encode_prompt
 from dsmath_jax.losses import group_advantages, grpo_loss
 from dsmath_jax.losses.aggregation import AGGREGATIONS
-from dsmath_jax.models.sharding import batch_sharding
 from dsmath_jax.rewards import Verdict, grade_solution
 from dsmath_jax.rollout import Sampler, Samples
 from dsmath_jax.stages import setup
@@ -31,7 +30,7 @@ from dsmath_jax.training.loop import Result, proportion, run
 from dsmath_jax.training.metrics import reported_disk_errors
 from dsmath_jax.training.optimizer import make_optimizer, make_schedule
 from dsmath_jax.training.state import abstract_state, init_state
-from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs
+from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs, split_batch
 
 LENGTH_BUCKET = 32  # lengths of training batches are rounded up to this, to compile few shapes
 
@@ -39,24 +38,22 @@ LENGTH_BUCKET = 32  # lengths of training batches are rounded up to this, to com
 def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     """Samples groups of answers, rewards them, and moves the policy towards the better ones."""
     rl = config.rl
+    setup.refuse_text_field(config)
     if rl.aggregation not in AGGREGATIONS:
         raise InputError(
             f"config.rl.aggregation={rl.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}"
         )
     # ---- Data: questions ------------------------------------------------------------------------
-    examples = load_examples(config.data, "train", rejected=workdir / "rejected.jsonl")
-    heldout = load_examples(config.data, "heldout")
+    examples = load_examples(config.data, "train", workdir)
+    heldout = load_examples(config.data, "heldout", workdir)
     tokenizer = setup.open_tokenizer(config, workdir, examples)
-    questions = question_batches(
-        examples,
-        tokenizer,
-        prompt=config.data.prompt,
-        max_tokens=config.length - rl.max_new_tokens,
-        batch_size=rl.questions,
-        seed=config.seed,
-    )
+    room = config.length - rl.max_new_tokens
+    rows = encode_questions(examples, tokenizer, prompt=config.data.prompt, max_tokens=room)
+    questions = question_batches(rows, batch_size=rl.questions, seed=config.seed)
+    heldout = encode_questions(heldout, tokenizer, prompt=config.data.prompt, max_tokens=room)
     # ---- Mesh, model, optimizer -----------------------------------------------------------------
     mesh = setup.open_mesh(config)
+    setup.check_parts(rl.questions * rl.group, config, mesh, "config.rl.questions x group")
     model_config = setup.open_model_config(config, tokenizer)
     model = setup.open_model(config, model_config)
     graph = nnx.split(model)[0]
@@ -76,7 +73,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
 
     @jax.jit
     def logprobs(params, batch):
-        return sequence_logprobs(graph, params, batch, rl.temperature)
+        batch = {k: batch[k] for k in ("tokens", "segment_ids")}
+        parts = split_batch(batch, config.micro_batches)
+        logp = jax.lax.map(lambda b: sequence_logprobs(graph, params, b, rl.temperature), parts)
+        return logp.swapaxes(0, 1).reshape(batch["tokens"].shape)
 
     def loss_fn(params, batch):
         logp = sequence_logprobs(graph, params, batch, rl.temperature)
@@ -98,9 +98,6 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
 
     update = make_update(loss_fn, optimizer, config.micro_batches)
 
-    def put(batch):
-        return {k: jax.device_put(v, batch_sharding(mesh, v.shape)) for k, v in batch.items()}
-
     # ---- One exploration step -------------------------------------------------------------------
     def step_fn(state, batch, step, phases):
         with phases("sync"):
@@ -113,7 +110,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
                 temperature=rl.temperature,
                 seed=config.seed,
                 step=step,
-                example_ids=[q["index"] for q in batch],
+                example_ids=_draw_ids(batch, len(examples)),
                 params=weights,
             )
             del weights
@@ -125,19 +122,18 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             )
             prompts = [q["ids"] for q in batch]
             rows = _rows(prompts, samples, np.asarray(advantages), tokenizer.pad_id, config.length)
-            rows = put(rows)
+            rows = setup.put_batch(rows, mesh)
             if step % config.log.samples_every == 0:
                 _write_samples(workdir, f"step_{step:06d}", batch, texts, rewards, samples)
         with phases("logprob"):
             rows["ref_logp"] = jax.block_until_ready(logprobs(state.reference, rows))
         with phases("train"):
-            start = state.step
-            first_step = jnp.array(start + 1)
+            next_step = jnp.array(state.step + 1)
             first = None
             for _ in range(rl.updates_per_step):
                 state, metrics = update(state, rows)
                 first = metrics if first is None else first
-            state = state._replace(step=first_step)
+            state = state._replace(step=next_step)
             jax.block_until_ready(state.params)
         # With several updates the gap to the sampler means something at the first alone.
         metrics |= {k: first[k] for k in ("logprob_gap", "logprob_gap_max")}
@@ -157,19 +153,18 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     def evaluate(state, step):
         results: dict[str, Any] = {}
         weights = generation_weights(state.params)
-        prompts = [encode_prompt(tokenizer, e["question"], config.data.prompt) for e in heldout]
         for name, temperature in (("sampled", rl.temperature), ("greedy", 0.0)):
             if not heldout or (name == "greedy" and not rl.greedy_eval):
                 continue
             samples = sampler(
-                prompts,
+                [q["ids"] for q in heldout],
                 max_new_tokens=rl.max_new_tokens,
                 temperature=temperature,
                 seed=config.seed + 1,
                 params=weights,
             )
             texts = _texts(samples, tokenizer)
-            rewards, _ = _rewards(texts, [e["answer"] for e in heldout])
+            rewards, _ = _rewards(texts, [q["answer"] for q in heldout])
             results |= proportion(int(rewards.sum()), len(heldout), f"eval/accuracy_{name}")
             _write_samples(workdir, f"eval_{step:06d}_{name}", heldout, texts, rewards, samples)
         return results
@@ -189,6 +184,16 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
                 config.optimizer, config.steps * rl.updates_per_step
             )(step * rl.updates_per_step),
         )
+
+
+def _draw_ids(batch: list[dict[str, Any]], num_examples: int) -> list[int]:
+    """Each question's index; one that comes twice in a batch gets other draws the second time."""
+    seen: Counter[int] = Counter()
+    ids = []
+    for question in batch:
+        ids.append(question["index"] + num_examples * seen[question["index"]])
+        seen[question["index"]] += 1
+    return ids
 
 
 def _texts(samples: Samples, tokenizer) -> list[list[str]]:
@@ -236,7 +241,9 @@ def _rows(
 
 
 def _write_samples(workdir, name, examples, texts, rewards, samples, limit: int = 64) -> None:
-    folder = workdir / "samples"
+    if jax.process_index() != 0:
+        return
+    path = workdir / "samples" / f"{name}.jsonl"
     lines = []
     for q, example in enumerate(examples):
         for g, text in enumerate(texts[q]):
@@ -249,5 +256,6 @@ def _write_samples(workdir, name, examples, texts, rewards, samples, limit: int 
             }
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     with reported_disk_errors(f"samples/{name}.jsonl"):
-        folder.mkdir(exist_ok=True)
-        (folder / f"{name}.jsonl").write_text("".join(lines[:limit]), encoding="utf-8")
+        path.parent.mkdir(exist_ok=True)
+        path.with_suffix(".partial").write_text("".join(lines[:limit]), encoding="utf-8")
+        path.with_suffix(".partial").replace(path)

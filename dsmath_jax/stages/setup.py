@@ -7,12 +7,14 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -23,9 +25,8 @@ from dsmath_jax.models.checkpoint import load_params, read_config
 from dsmath_jax.models.config import PRESETS, ModelConfig, preset
 from dsmath_jax.models.convert import SOURCE_CONFIG
 from dsmath_jax.models.hf import load_hf_params
-from dsmath_jax.models.new_directory import new_directory
 from dsmath_jax.models.parameters import flat_specs
-from dsmath_jax.models.sharding import make_mesh, param_sharding, param_shardings
+from dsmath_jax.models.sharding import batch_sharding, make_mesh, param_sharding, param_shardings
 from dsmath_jax.models.transformer import Transformer, init_params
 
 
@@ -36,15 +37,42 @@ def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
         raise InputError(f"config.mesh: {e}") from None
 
 
+def check_parts(rows: int, config: ConfigDict, mesh: jax.sharding.Mesh, name: str) -> None:
+    """Refuses a batch that does not split evenly over micro-batches and devices: it would be
+    computed whole on every device.
+
+    Raises:
+      InputError: says what it is and what it must be a multiple of.
+    """
+    ways = config.micro_batches * mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % ways:
+        raise InputError(
+            f"{name}={rows} is not a multiple of {ways} = config.micro_batches x mesh data x fsdp"
+        )
+
+
+def refuse_text_field(config: ConfigDict) -> None:
+    if config.data.text_field:
+        raise InputError(
+            f"config.data.text_field={config.data.text_field!r} is for pretraining; this stage "
+            "reads config.data.question_field, solution_field and answer_field"
+        )
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    """Host arrays [batch, ...] onto the mesh."""
+    return {k: jax.device_put(v, batch_sharding(mesh, v.shape)) for k, v in batch.items()}
+
+
 def open_tokenizer(config: ConfigDict, workdir: pathlib.Path, examples: list[Example]) -> Tokenizer:
     """The run's own where it has one, else the configured, the checkpoint's, or one trained on the
     examples."""
     if config.init.checkpoint and not pathlib.Path(config.init.checkpoint).is_dir():
         raise InputError(f"config.init.checkpoint={config.init.checkpoint} is not a directory")
     kept = workdir / "tokenizer"
-    if kept.is_dir():
-        return load_tokenizer(kept)
     source = config.tokenizer or _checkpoint_tokenizer(config.init.checkpoint)
+    if kept.is_dir():
+        source = str(kept)
     if source:
         try:
             return load_tokenizer(source)
@@ -154,11 +182,15 @@ def write_run_files(
     config: ConfigDict, model_config: ModelConfig, tokenizer: Tokenizer, workdir: pathlib.Path
 ) -> None:
     """config.json, model.json and tokenizer/, so that a run's directory says what it holds. Where
-    it holds a run already, says what the configuration changes."""
+    it holds a run already, says what the configuration changes. The first process writes."""
+    if jax.process_index() != 0:
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / "tokenizer").is_dir():
-        with new_directory(workdir / "tokenizer") as partial:
-            tokenizer.save(partial)
+        partial = workdir / ".tokenizer.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        tokenizer.save(partial)
+        partial.replace(workdir / "tokenizer")
     ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_id") for n in ("bos", "eos", "pad")}
     new = config.to_dict()
     if (workdir / "config.json").exists():

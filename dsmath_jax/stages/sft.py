@@ -19,19 +19,20 @@ from dsmath_jax.training.loop import Result
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     """Trains on `config.data` for `config.steps` batches of batch_size x length tokens."""
+    setup.refuse_text_field(config)
     # ---- Data: questions and solutions ----------------------------------------------------------
-    examples = load_examples(config.data, "train", rejected=workdir / "rejected.jsonl")
-    heldout = load_examples(config.data, "heldout")
+    examples = load_examples(config.data, "train", workdir)
+    heldout = load_examples(config.data, "heldout", workdir)
     tokenizer = setup.open_tokenizer(config, workdir, examples)
 
-    def batches(some, repeat, seed):
+    def batches(some, batch_size, repeat):
         return sft_batches(
             some,
             tokenizer,
             prompt=config.data.prompt,
             length=config.length,
-            batch_size=config.batch_size,
-            seed=seed,
+            batch_size=batch_size,
+            seed=config.seed,
             repeat=repeat,
         )
 

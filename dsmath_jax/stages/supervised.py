@@ -16,7 +16,6 @@ from dsmath_jax.data.batches import padded_batches
 from dsmath_jax.data.examples import Example
 from dsmath_jax.data.tokenizers import Tokenizer
 from dsmath_jax.losses import next_token_loss
-from dsmath_jax.models.sharding import batch_sharding
 from dsmath_jax.stages import setup
 from dsmath_jax.training.checkpoints import Checkpoints
 from dsmath_jax.training.loop import Result, run
@@ -31,12 +30,21 @@ def fit(
     tokenizer: Tokenizer,
     examples: list[Example],
     heldout: list[Example],
-    batches: Callable[[list[Example], bool, int], Any],
+    batches: Callable[[list[Example], int, bool], Any],
 ) -> Result:
-    """Maximises the likelihood of the masked tokens; `eval/loss` is on the held-out examples."""
+    """Maximises the likelihood of the masked tokens; `eval/loss` is on the held-out examples.
+
+    Args:
+      batches: (examples, batch size, whether to repeat for ever) -> iterator of batches.
+    """
     # ---- Mesh, model, optimizer -----------------------------------------------------------------
-    train_batches = batches(examples, True, config.seed)
     mesh = setup.open_mesh(config)
+    setup.check_parts(config.batch_size, config, mesh, "config.batch_size")
+    train_batches = batches(examples, config.batch_size, True)
+    eval_size = config.eval.batch_size
+    heldout_batches = (
+        list(padded_batches(batches(heldout, eval_size, False), eval_size)) if heldout else []
+    )
     model_config = setup.open_model_config(config, tokenizer)
     graph = nnx.split(setup.open_model(config, model_config))[0]
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -57,18 +65,15 @@ def fit(
     update = make_update(loss_fn, optimizer, config.micro_batches)
     heldout_sums = jax.jit(lambda params, batch: loss_fn(params, batch)[1][0]["loss"])
 
-    def put(batch):
-        return {k: jax.device_put(v, batch_sharding(mesh, v.shape)) for k, v in batch.items()}
-
     def step_fn(state, batch, step, phases):
-        state, metrics = update(state, put(batch))
+        state, metrics = update(state, setup.put_batch(batch, mesh))
         return state, metrics | {"tokens": config.batch_size * config.length}
 
     def evaluate(state, step):
-        if not heldout:
+        if not heldout_batches:
             return {}
-        rows = padded_batches(batches(heldout, False, 0), config.batch_size)
-        pairs = [jax.device_get(heldout_sums(state.params, put(batch))) for batch in rows]
+        rows = (setup.put_batch(batch, mesh) for batch in heldout_batches)
+        pairs = [jax.device_get(heldout_sums(state.params, batch)) for batch in rows]
         total, count = (float(sum(part)) for part in zip(*pairs, strict=True))
         loss = total / count
         return {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 50.0))}

@@ -28,8 +28,8 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, config: ConfigDict, model_config: ModelConfig):
         self.directory = workdir / "checkpoints"
+        self.stage = config.stage
         self.shape = dataclasses.asdict(model_config)
-        self.failed_saves = 0
         self.options = config.checkpoint
         self.manager = self._open()
 
@@ -56,6 +56,11 @@ class Checkpoints:
         """
         step = self.latest_step()
         meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        if meta["meta"]["stage"] != self.stage:
+            raise InputError(
+                f"{self.directory / str(step)} is of stage {meta['meta']['stage']!r}, this "
+                f"configuration of {self.stage!r}: use another --workdir"
+            )
         for field, value in self.shape.items():
             saved = meta["meta"]["model"].get(field)
             if saved != value:
@@ -74,7 +79,7 @@ class Checkpoints:
         if step in self.manager.all_steps() or not (force or self.manager.should_save(step)):
             return
         self.wait()
-        meta = {"model": self.shape, "data": data}
+        meta = {"stage": self.stage, "model": self.shape, "data": data}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)
         )
@@ -98,7 +103,6 @@ class Checkpoints:
     def _failed(self, error: Exception) -> None:
         """Reports, frees what the failed save wrote, and reads again what is on disk: the manager
         would else count the failed step among those it keeps."""
-        self.failed_saves += 1
         with contextlib.suppress(Exception):  # it reports the same failure once more
             self.manager.close()
         for partial in self.directory.glob("*.orbax-checkpoint-tmp*"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import pathlib
 import signal
@@ -14,6 +13,8 @@ from typing import Any, NamedTuple
 
 import grain
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.batches import set_position
@@ -24,14 +25,12 @@ from dsmath_jax.training.metrics import Metrics, StatusLine, reported_disk_error
 from dsmath_jax.training.report import write_report
 from dsmath_jax.training.state import TrainState
 
-log = logging.getLogger(__name__)
-
 # (state, batch, step, phases) -> (state, metrics); metrics may be arrays that are still computed.
 StepFn = Callable[[TrainState, Any, int, "Phases"], tuple[TrainState, dict[str, Any]]]
 
 
 class Result(NamedTuple):
-    """What a stage leaves: the state, and whether it ran to its end or was told to stop."""
+    """What a stage leaves: the state, and whether it ran to its end and was not told to stop."""
 
     state: TrainState
     finished: bool
@@ -113,10 +112,12 @@ def run(
             metrics.write(step, results)
             numbers = " ".join(f"{k} {v:.4g}" for k, v in results.items())
             status.note(f"{config.stage} step {step}: {numbers}")
-        with reported_disk_errors("report.html"):
-            write_report(workdir)
+        if jax.process_index() == 0:
+            with reported_disk_errors("report.html"):
+                write_report(workdir)
         last_time = time.monotonic()
 
+    stopping = False
     with _stop_signals() as stop:
         if first == 0 and config.eval.every:
             evaluation(0)
@@ -133,7 +134,7 @@ def run(
             values |= {"learning_rate": learning_rate(step - 1), "time/step": now - last_time}
             pending, last_time = (step, values | phases.take()), now
             due = step == config.steps or (config.eval.every and step % config.eval.every == 0)
-            stopping = stop.is_set()  # once: it may change at any moment
+            stopping = _agreed(stop.is_set())  # once: it may change at any moment
             saving = due or stopping or step % config.checkpoint.every == 0
             if saving:
                 write_pending()
@@ -145,16 +146,25 @@ def run(
                 status.note(f"{config.stage}: stopped at step {step}; the same command goes on")
                 break
         checkpoints.close()
-    with reported_disk_errors("report.html"):
-        metrics.close()
-        write_report(workdir)
+        stopping = stopping or _agreed(stop.is_set())
+    metrics.close()
+    if jax.process_index() == 0:
+        with reported_disk_errors("report.html"):
+            write_report(workdir)
     reached = int(state.step)
     if checkpoints.latest_step() != reached:
         raise TrainingError(
             f"step {reached} is reached, but its checkpoint could not be saved (see above): make "
             f"room on the disk of {workdir} and run the same command again"
         )
-    return Result(state, finished=reached >= config.steps)
+    return Result(state, finished=reached >= config.steps and not stopping)
+
+
+def _agreed(stop: bool) -> bool:
+    """Whether any process was told to stop: all of them then stop at the same step."""
+    if jax.process_count() == 1:
+        return stop
+    return bool(multihost_utils.process_allgather(np.array(stop)).any())
 
 
 def _start(

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
+
+from dsmath_jax.data.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -21,40 +26,56 @@ STATUS = ("loss", "reward", "kl", "grad_norm", "learning_rate", "tokens_per_s")
 
 class Metrics:
     """Writes numbers by step. After a resume, lines of steps that will be done again are dropped.
+    With several processes the first one writes.
 
     Args:
       workdir: of the run.
       config: the run's, for `log` and for W&B.
       first_step: the step that the run starts or goes on from.
+
+    Raises:
+      InputError: W&B is asked for and not installed.
     """
 
     def __init__(self, workdir: pathlib.Path, config: ConfigDict, first_step: int):
+        self.file: Any = None
+        self.tensorboard: Any = None
+        self.wandb: Any = None
+        if jax.process_index() != 0:
+            return
         path = workdir / "metrics.jsonl"
         _keep_until(path, first_step)
         self.file = path.open("a")
-        self.tensorboard: Any = None
-        self.wandb: Any = None
         if config.log.tensorboard:
             from tensorboardX import SummaryWriter
 
             self.tensorboard = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=first_step, write_to_disk=True
+                str(workdir / "tensorboard"), purge_step=first_step + 1, write_to_disk=True
             )
         if config.log.wandb:
-            import wandb
+            try:
+                import wandb
+            except ImportError:
+                raise InputError("config.log.wandb needs W&B: pip install wandb") from None
 
             self.wandb = wandb.init(
                 project="dsmath_jax",
-                name=workdir.name,
-                id=workdir.name,
+                name=str(workdir),
+                id=re.sub(r"\W+", "-", str(workdir.absolute())).strip("-"),
                 resume="allow",
                 config=config.to_dict(),
             )
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        if self.file is None:
+            return
         with reported_disk_errors("metrics.jsonl"):
-            self.file.write(json.dumps({"step": step} | values) + "\n")
+            known = {k: v if math.isfinite(v) else None for k, v in values.items()}
+            self.file.write(json.dumps({"step": step} | known) + "\n")
             self.file.flush()
+        if self.tensorboard is not None and not _is_writing(self.tensorboard):
+            log.warning("tensorboard/ is no longer written (a full disk?), the run goes on")
+            self.tensorboard = None
         if self.tensorboard is not None:
             for name, value in values.items():
                 self.tensorboard.add_scalar(name, value, step)
@@ -62,11 +83,18 @@ class Metrics:
             self.wandb.log(values, step=step)
 
     def close(self) -> None:
-        self.file.close()
-        if self.tensorboard is not None:
+        if self.file is not None:
+            with reported_disk_errors("metrics.jsonl"):
+                self.file.close()
+        if self.tensorboard is not None and _is_writing(self.tensorboard):
             self.tensorboard.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def _is_writing(writer: Any) -> bool:
+    """tensorboardX's thread ends at a write error, and its queue then blocks whoever fills it."""
+    return writer.file_writer.event_writer._worker.is_alive()
 
 
 @contextlib.contextmanager
@@ -109,6 +137,8 @@ class StatusLine:
 
     def update(self, done: int, values: dict[str, float]) -> None:
         now = time.monotonic()
+        if jax.process_index() != 0:
+            return
         if done < self.total and now - self.last < self.every:
             return
         self.last = now
@@ -124,6 +154,8 @@ class StatusLine:
 
     def note(self, text: str) -> None:
         """A line of its own, above the status."""
+        if jax.process_index() != 0:
+            return
         print(f"\r\033[K{text}" if self.terminal else text, file=sys.stderr, flush=True)
 
 

@@ -16,28 +16,31 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     """Learning rate by step.
 
     "multi_step" (DeepSeekMath 2.2): linear warm-up, then the peak until 80% of `steps`, 31.6% of it
-    until 90%, 10% of it to the end. "constant" and "cosine" (to 10%) warm up alike.
+    until 90%, 10% of it to the end. "constant" and "cosine" (to 10%) warm up alike; the first step
+    has 1/warmup_steps of the peak, and not 0.
     """
-    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    peak, warm = config.learning_rate, config.warmup_steps
+
+    def warmup(step):
+        return peak * jnp.minimum((step + 1) / max(warm, 1), 1.0)
+
     if config.schedule == "multi_step":
-        marks = {int(0.8 * steps): 0.316, int(0.9 * steps): 0.1 / 0.316}
-        after = optax.piecewise_constant_schedule(config.learning_rate, marks)
 
         def schedule(step):
-            return jnp.where(step < config.warmup_steps, warmup(step), after(step))
+            factor = jnp.where(step < 0.8 * steps, 1.0, jnp.where(step < 0.9 * steps, 0.316, 0.1))
+            return jnp.where(step < warm, warmup(step), peak * factor)
 
         return schedule
     if config.schedule == "constant":
-        after = optax.constant_schedule(config.learning_rate)
+        after = optax.constant_schedule(peak)
     elif config.schedule == "cosine":
-        rest = max(steps - config.warmup_steps, 1)
-        after = optax.cosine_decay_schedule(config.learning_rate, rest, alpha=0.1)
+        after = optax.cosine_decay_schedule(peak, max(steps - warm, 1), alpha=0.1)
     else:
         raise InputError(
             f"config.optimizer.schedule={config.schedule!r} is unknown; "
             f"choose one of {', '.join(SCHEDULES)}"
         )
-    return optax.join_schedules([warmup, after], [config.warmup_steps])
+    return optax.join_schedules([warmup, after], [warm])
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:

@@ -61,8 +61,8 @@ def _interval(row: dict[str, float], name: str) -> str:
 
 
 def _plots(rows: list[dict[str, float]]) -> str:
-    names = {k for row in rows for k in row if k not in HIDDEN}
-    names = sorted((n for n in names if not n.endswith(("_low", "_high"))), key=_rank)
+    found = {k for row in rows for k in row if k not in HIDDEN}
+    names = sorted((n for n in found if not n.endswith(("_low", "_high"))), key=_rank)
     if not names:
         return ""
     from matplotlib.figure import Figure
@@ -72,8 +72,8 @@ def _plots(rows: list[dict[str, float]]) -> str:
     figure = Figure(figsize=(12, 2.6 * height), layout="constrained")
     for i, name in enumerate(names):
         axes = figure.add_subplot(height, columns, i + 1)
-        steps = [r["step"] for r in rows if name in r]
-        values = [r[name] for r in rows if name in r]
+        points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+        steps, values = [step for step, _ in points], [value for _, value in points]
         axes.plot(steps, values, marker="o" if len(steps) < 20 else None, markersize=3)
         low, high = ([r[name + end] for r in rows if name + end in r] for end in ("_low", "_high"))
         if low:
@@ -98,7 +98,10 @@ def _samples(folder: pathlib.Path, show: int = 12) -> str:
         return ""
     lines = [f"<h2>Samples</h2><p>from {html.escape(files[-1].name)}"]
     for text in files[-1].read_text(encoding="utf-8").splitlines()[:show]:
-        sample = json.loads(text)
+        try:
+            sample = json.loads(text)
+        except json.JSONDecodeError:  # cut short by a kill
+            continue
         kind = "right" if sample.get("reward", 0) > 0 else "wrong"
         body = f"{sample['question']}\n→ {sample['completion']}\n[reward {sample['reward']}, "
         body += f"{sample['ended']}; answer {sample['answer']}]"

@@ -39,6 +39,17 @@ def predicted_mask(batch: Batch) -> jax.Array:
     return batch["loss_mask"] * ((segments == before) & (segments > 0))
 
 
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """[batch, ...] -> [parts, batch / parts, ...]; part i takes rows i, i + parts, ..., so that
+    every device keeps its own."""
+
+    def split(x):
+        x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+        return constrain(x, "layers", "batch", *["hidden"] * (x.ndim - 2))
+
+    return jax.tree.map(split, batch)
+
+
 def accumulate(loss_fn: LossFn, params: dict[str, Any], batch: Batch, micro_batches: int):
     """Gradient, sums and peaks over a batch done in `micro_batches` parts.
 
@@ -54,17 +65,12 @@ def accumulate(loss_fn: LossFn, params: dict[str, Any], batch: Batch, micro_batc
         grads, (sums, peaks) = gradient(params, batch)
     else:
 
-        def split(x):  # every device keeps its own rows: part i takes rows i, i + n, ...
-            x = x.reshape(x.shape[0] // micro_batches, micro_batches, *x.shape[1:])
-            return x.swapaxes(0, 1)
-
         def body(carry, part):
-            part = jax.tree.map(lambda x: constrain(x, "batch", *["hidden"] * (x.ndim - 1)), part)
             grads, (sums, peaks) = gradient(params, part)
             added = jax.tree.map(jnp.add, carry[:2], (grads, sums))
             return (*added, jax.tree.map(jnp.maximum, carry[2], peaks)), None
 
-        parts = jax.tree.map(split, batch)
+        parts = split_batch(batch, micro_batches)
         shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts))
         grads, (sums, peaks) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         peaks = jax.tree.map(lambda x: x - jnp.inf, peaks)

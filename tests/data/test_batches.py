@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.data.batches import (
+    encode_questions,
     padded_batches,
     pretrain_batches,
     question_batches,
@@ -30,6 +31,10 @@ def tokenizer(tmp_path_factory):
 def sft(tokenizer, **changes):
     options = dict(prompt="sft", length=128, batch_size=4, seed=0) | changes
     return sft_batches(EXAMPLES, tokenizer, **options)
+
+
+def questions(tokenizer, max_tokens=100):
+    return encode_questions(EXAMPLES, tokenizer, prompt="plain", max_tokens=max_tokens)
 
 
 def segments(batch):
@@ -84,9 +89,7 @@ def test_state_gives_the_same_batches_again(kind, after, tokenizer):
             return sft(tokenizer)
         if kind == "pretrain":
             return pretrain_batches(EXAMPLES, tokenizer, length=96, batch_size=4, seed=1)
-        return question_batches(
-            EXAMPLES, tokenizer, prompt="plain", max_tokens=100, batch_size=24, seed=1
-        )
+        return question_batches(questions(tokenizer), batch_size=24, seed=1)
 
     one = fresh()
     for _ in range(after):
@@ -100,9 +103,7 @@ def test_state_gives_the_same_batches_again(kind, after, tokenizer):
 
 
 def test_questions_cover_the_data_before_they_repeat(tokenizer):
-    batches = question_batches(
-        EXAMPLES, tokenizer, prompt="plain", max_tokens=100, batch_size=40, seed=0
-    )
+    batches = question_batches(questions(tokenizer), batch_size=40, seed=0)
     first, second = ([q["index"] for _ in range(5) for q in next(batches)] for _ in range(2))
     assert sorted(first) == sorted(second) == list(range(200))
     assert first != second
@@ -112,7 +113,7 @@ def test_too_long_is_refused_with_its_lengths(tokenizer):
     with pytest.raises(InputError, match=r"tokens, more than config.length=20"):
         sft(tokenizer, length=20)
     with pytest.raises(InputError, match=r"leaves 10"):
-        question_batches(EXAMPLES, tokenizer, prompt="plain", max_tokens=10, batch_size=4, seed=0)
+        questions(tokenizer, max_tokens=10)
 
 
 def test_no_examples_is_an_error(tokenizer):

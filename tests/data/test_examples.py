@@ -44,11 +44,13 @@ def test_too_many_bad_lines_are_refused_by_the_first(tmp_path):
 
 
 def test_hostile_lines_do_not_end_the_reading(tmp_path):
-    lines = [json.dumps(GOOD)] * 99 + ["[" * 100_000]
+    surrogate = '{"question": "\\ud800", "answer": "#### 1"}'
+    digits = '{"question": 1' + "0" * 5000 + ', "answer": "#### 1"}'
+    lines = [json.dumps(GOOD)] * 99 + ["[" * 100_000, surrogate, digits]
     path = tmp_path / "a.jsonl"
     write(path, lines)
     path.write_bytes(path.read_bytes() + b'{"question": "\xff\xfe", "answer": "#### 1"}\n')
-    assert len(list(read_jsonl(str(path), FIELDS, 0.01, None))) == 100
+    assert len(list(read_jsonl(str(path), FIELDS, 0.03, None))) == 100
 
 
 def test_missing_and_empty_files_are_named(tmp_path):
@@ -58,11 +60,11 @@ def test_missing_and_empty_files_are_named(tmp_path):
         list(read_jsonl(write(tmp_path / "a.jsonl", ["", " "]), FIELDS, 0.0, None))
 
 
-def test_gsm8k_needs_no_code(data_dir):
+def test_gsm8k_needs_no_code(data_dir, tmp_path):
     config = get_defaults("sft").data
     config.path = str(data_dir / "benchmarks/gsm8k/train.jsonl")
     config.heldout_path = str(data_dir / "benchmarks/gsm8k/test.jsonl")
-    train, heldout = load_examples(config, "train"), load_examples(config, "heldout")
+    train, heldout = (load_examples(config, s, tmp_path) for s in ("train", "heldout"))
     assert (len(train), len(heldout)) == (7473, 512)
     assert train[0]["question"].startswith("Natalia sold clips")
     assert train[0]["answer"].endswith("#### 72")

@@ -1,5 +1,9 @@
 """Sampling: right tokens and log-probs, endings, and draws that depend on nothing around them."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,3 +141,46 @@ def test_empty_and_too_long_prompts_are_refused():
         sample([[1], []])
     with pytest.raises(ValueError, match=r"prompt 0 has 90 tokens.*context of 96"):
         sample([[1] * 90])
+
+
+def test_no_prompts_and_no_eos_are_refused():
+    with pytest.raises(ValueError, match="no prompts"):
+        sample([])
+    with pytest.raises(ValueError, match="give eos_ids"):
+        sample(eos_ids=None)
+
+
+SPREAD = """
+import jax, jax.numpy as jnp
+from dsmath_jax.models import Transformer, preset
+from dsmath_jax.models.sharding import make_mesh
+from dsmath_jax.rollout import sampler as s
+
+model = Transformer(preset("tiny", vocab_size=29, num_layers=1, hidden_size=32))
+for questions, group, mesh in ((8, 3, {}), (3, 8, {}), (2, 4, {"data": 2})):
+    mesh = make_mesh(**mesh)
+    one = s.Sampler(model, segment=4)
+    many = s.Sampler(model, segment=4, mesh=mesh)
+    prompts = [[1, 2, 3 + n] for n in range(questions)]
+    options = dict(samples_per_prompt=group, max_new_tokens=9, eos_ids=[5], seed=1)
+    expected = one(prompts, **options)
+    with jax.set_mesh(mesh):
+        got = many(prompts, **options)
+        tokens = jnp.ones((questions, 4), jnp.int32)
+        state = s._prefill(many.graph, many.params, tokens, jnp.full(questions, 3), group, 9)
+        cache = s._grow(state.cache, 8)
+    assert (expected.tokens == got.tokens).all()
+    for x in (cache.new_k, state.tokens, state.logprobs, state.stopped):
+        assert x.size == 8 * x.addressable_shards[0].data.size, (questions, x.sharding)
+"""
+
+
+def test_samples_and_their_cache_are_spread_over_devices():
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    process = subprocess.run(
+        [sys.executable, "-c", SPREAD], env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""SFT and GRPO on real GSM8K questions with DeepSeek's tokenizer, from JSONL with any field names."""
+"""SFT and GRPO on GSM8K with DeepSeek's tokenizer, from JSONL with any field names."""
 
 import json
 

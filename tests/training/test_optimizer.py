@@ -20,19 +20,29 @@ def test_multi_step_is_the_papers():
     schedule = make_schedule(
         options(learning_rate=5.3e-4, warmup_steps=2000, schedule="multi_step"), 37_500
     )
-    steps = [0, 1000, 2000, 29_999, 30_001, 33_749, 33_751, 37_499]
-    expected = [0, 2.65e-4, 5.3e-4, 5.3e-4, 0.316 * 5.3e-4, 0.316 * 5.3e-4, 5.3e-5, 5.3e-5]
+    steps = [0, 999, 1999, 2000, 29_999, 30_000, 33_749, 33_750, 37_499]
+    factors = [1 / 2000, 0.5, 1, 1, 1, 0.316, 0.316, 0.1, 0.1]
+    expected = [5.3e-4 * factor for factor in factors]
     np.testing.assert_allclose([schedule(jnp.int32(s)) for s in steps], expected, rtol=1e-5)
 
 
 def test_constant_warms_up_and_stays():
     schedule = make_schedule(options(learning_rate=5e-5, warmup_steps=10, schedule="constant"), 500)
-    np.testing.assert_allclose([schedule(s) for s in (0, 5, 10, 499)], [0, 2.5e-5, 5e-5, 5e-5])
+    np.testing.assert_allclose(
+        [schedule(s) for s in (0, 4, 9, 499)], [5e-6, 2.5e-5, 5e-5, 5e-5], rtol=1e-5
+    )
 
 
 def test_cosine_ends_at_a_tenth():
     schedule = make_schedule(options(learning_rate=1.0, warmup_steps=10, schedule="cosine"), 110)
     np.testing.assert_allclose([schedule(s) for s in (10, 60, 110)], [1.0, 0.55, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["multi_step", "constant", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_without_warmup_the_first_step_has_the_peak(name, warmup):
+    schedule = make_schedule(options(learning_rate=1.0, warmup_steps=warmup, schedule=name), 3)
+    np.testing.assert_allclose(schedule(jnp.int32(0)), 1.0)
 
 
 def test_unknown_schedule_is_named():
