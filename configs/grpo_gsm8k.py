@@ -14,7 +14,7 @@ accuracy. This shows the machinery on real input; configs/grpo_tiny.py is where 
 learns, and configs/grpo_tpu.py, with the same data flags, is the paper's 7B run.
 """
 
-from dsmath_jax.stages.defaults import get_defaults, shrink
+from dsmath_jax.stages.defaults import get_defaults, with_argument
 
 
 def get_config(arg=""):
@@ -30,10 +30,10 @@ def get_config(arg=""):
     c.rl.questions = 4
     c.rl.group = 8
     c.rl.max_new_tokens = 128  # 60% of GSM8K's solutions fit
-    c.optimizer.learning_rate = 1e-4
+    c.optimizer.learning_rate = 1e-5
     c.optimizer.schedule = "constant"
     c.optimizer.warmup_steps = 0
     c.checkpoint.every = 5
     c.eval.every = 10
     c.log.samples_every = 1
-    return shrink(c) if arg == "smoke" else c
+    return with_argument(c, arg)

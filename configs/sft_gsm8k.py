@@ -14,7 +14,7 @@ in docs/results/gsm8k.md: 8 minutes on two busy cores, 1.5 GB. The 7B model's co
 configs/sft_7b_tpu.py, with the same flags.
 """
 
-from dsmath_jax.stages.defaults import get_defaults, shrink
+from dsmath_jax.stages.defaults import get_defaults, with_argument
 
 
 def get_config(arg=""):
@@ -41,4 +41,4 @@ def get_config(arg=""):
     c.optimizer.schedule = "cosine"
     c.checkpoint.every = 60
     c.eval.every = 60
-    return shrink(c) if arg == "smoke" else c
+    return with_argument(c, arg)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -144,12 +146,24 @@ def _where(directory: pathlib.Path) -> tuple[pathlib.Path, str]:
     return directory / "checkpoints" / str(max(steps)) / "state", "params."
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns that the state within a run's checkpoint lacks the file of a whole one."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _stored(path: pathlib.Path, prefix: str) -> dict[str, Any]:
     """Metadata (shape, dtype, chunks) of each stored parameter by dotted name."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is missing: convert the checkpoint again")
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, _quiet():
             tree = checkpointer.metadata(path).item_metadata.tree
         flat = jax.tree_util.tree_flatten_with_path(tree)[0]
         named = {jax.tree_util.keystr(k, simple=True, separator="."): leaf for k, leaf in flat}

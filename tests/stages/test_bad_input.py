@@ -38,17 +38,25 @@ GOOD = {"question": "1+1?", "answer": "#### 2"}
             "--config.optimizer.learning_rate?",
         ),
         ([SFT, "--config.steps=many"], "--config.steps=many: it takes int"),
+        (["--config=configs/grpo_tpu.py:smok"], "the argument 'smok' is unknown"),
+        ([SFT, "--config.checkpoint.every=0"], "config.checkpoint.every=0: must be at least 1"),
+        ([SFT, "--config.micro_batches=3"], "config.batch_size=16 is not a multiple of 3"),
+        (
+            [SFT, "--config.data.text_field=text"],
+            "config.data.text_field='text' is for pretraining",
+        ),
+        ([RL, "--config.rl.temperature=0.0"], "config.rl.temperature=0.0: must be above 0"),
         ([SFT, "--config.data.path=/nowhere.jsonl"], "/nowhere.jsonl does not exist"),
         ([SFT, "--config.init.checkpoint=/nowhere"], "/nowhere is not a directory"),
         ([SFT, "--config.tokenizer=/nowhere"], "/nowhere"),
         ([SFT, "--config.model=huge"], "config.model='huge' is neither one of deepseek_7b"),
         ([SFT, '--config.model_changes={"num_layer": 2}'], "num_layer"),
-        ([SFT, "--config.length=100000"], "exceeds the model's context of 128"),
+        ([SFT, "--config.length=100000"], "exceeds the model's context of 512"),
         ([SFT, "--config.length=30"], "more than config.length=30"),
         ([SFT, "--config.data.prompt=cot"], "did you mean 'cot_"),
         ([SFT, "--config.mesh.data=3"], "config.mesh"),
         ([SFT, "--config.optimizer.schedule=linear"], "config.optimizer.schedule='linear'"),
-        ([RL, "--config.init.stage.steps=1", "--config.length=45"], "leaves 5"),
+        ([RL, "--config.init.stage.steps=1", "--config.length=29"], "leaves 5"),
     ],
 )
 def test_one_sentence_and_status_2(flags, message, train, tmp_path):
@@ -68,16 +76,46 @@ def test_empty_and_malformed_data(train, tmp_path):
     assert process.returncode == 2 and "bad.jsonl line 4: " in process.stderr
     process = train(SFT, f"--config.data.path={bad}", "--config.data.max_rejected_share=0.5")
     assert process.returncode == 0, process.stderr[-2000:]
-    rejected = (tmp_path / "run" / "rejected.jsonl").read_text()
+    assert "1 of 4 lines are bad" in process.stderr
+    rejected = (tmp_path / "run" / "rejected_train.jsonl").read_text()
     assert json.loads(rejected)["line"] == 4
 
 
 def test_checkpoint_of_another_shape_is_named_by_field(train):
     assert train(SFT, "--config.log.tensorboard=False").returncode == 0
-    process = train(SFT, "--config.steps=9", "--config.model_changes.num_layers=2")
+    process = train(SFT, "--config.steps=9", "--config.model_changes.num_layers=3")
     assert process.returncode == 2
     last = process.stderr.strip().split("\n")[-1]
-    assert "is of another model: num_layers is 3 there and 2 in this configuration" in last
+    assert "is of another model: num_layers is 2 there and 3 in this configuration" in last
+
+
+@pytest.mark.parametrize("config", [SFT, RL])
+def test_heldout_example_that_is_too_long_is_refused_at_the_start(config, train, tmp_path):
+    good = jsonl(tmp_path / "good.jsonl", [GOOD] * 40)
+    long = jsonl(tmp_path / "long.jsonl", [GOOD | {"question": "1+1? " * 400}])
+    data = (f"--config.data.path={good}", f"--config.data.heldout_path={long}")
+    process = train(config, *data, "--config.init.stage={}", "--config.length=100")
+    assert process.returncode == 2, process.stderr[-2000:]
+    assert "that starts '1+1? 1+1?" in process.stderr.strip().split("\n")[-1]
+
+
+def test_a_run_of_another_stage_is_not_continued(train):
+    assert train(SFT).returncode == 0
+    rl = ("--config.init.stage={}", "--config.model_changes.num_layers=2")
+    process = train(RL, *rl)
+    assert process.returncode == 2
+    assert "is of stage 'sft', this configuration of 'rl'" in process.stderr
+
+
+def test_a_shape_that_the_starting_checkpoint_does_not_have_is_refused(train, tmp_path, launch):
+    launch("train.py", SFT, f"--workdir={tmp_path / 'first'}", check=True)
+    flags = (
+        f"--config.init.checkpoint={tmp_path / 'first'}",
+        "--config.model_changes.num_layers=3",
+    )
+    process = train(SFT, *flags)
+    assert process.returncode == 2
+    assert "config.model_changes gives layers.attn_norm the shape" in process.stderr
 
 
 def test_loss_that_is_not_finite_is_skipped_and_ends_the_run_in_time(train, tmp_path):
@@ -115,7 +153,6 @@ def test_full_disk_costs_checkpoints_but_not_the_run(launch, tmp_path):
             "--config.checkpoint.every=2",
             "--config.checkpoint.keep=9",
         ]
-        flags += ["--config.log.tensorboard=False"]
         process = launch("train.py", *flags, "--config.steps=12")
         assert process.returncode == 1, process.stderr[-2000:]
         assert "saving a checkpoint failed" in process.stderr

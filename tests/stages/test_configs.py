@@ -2,7 +2,9 @@
 
 import json
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from tests.conftest import REPO
@@ -20,6 +22,14 @@ SMOKE = [
 
 def test_every_config_is_run_here():
     assert sorted(SMOKE) == sorted(p.stem for p in (REPO / "configs").glob("*.py"))
+
+
+def assert_float32(workdir):
+    """Master weights and moments, whatever the computation's dtype."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        state = checkpointer.restore(workdir / "checkpoints" / "3" / "state")
+    leaves = jax.tree.leaves({k: state[k] for k in ("params", "opt_state")})
+    assert {x.dtype for x in leaves if x.ndim} == {np.dtype("float32")}
 
 
 @pytest.mark.parametrize("name", SMOKE)
@@ -41,4 +51,5 @@ def test_smoke_gives_the_same_losses_on_one_and_eight_devices(name, tmp_path, la
         assert all(np.isfinite(r["grad_norm"]) for r in steps)
         assert (workdir / "report.html").stat().st_size > 10_000
         losses.append([r["loss"] for r in steps])
+        assert_float32(workdir)
     np.testing.assert_allclose(*losses, rtol=2e-3, atol=1e-5)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import REPO
 
-STEPS = {"pretrain": 40, "sft": 40, "rl": 14}
+STEPS = {"pretrain": 40, "sft": 40, "rl": 14, "sft_then_rl": 5}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,11 @@ def stage_flags(riddles, taught):
             f"--config.data.heldout_path={riddles}",
             f"--config.init.checkpoint={taught}",
             "--config.length=64",
-            "--config.model_changes.num_layers=3",
+        ],
+        "sft_then_rl": [
+            "--config=configs/grpo_tiny.py:smoke",
+            "--config.init.stage.steps=30",
+            "--config.init.stage.checkpoint.every=3",
         ],
     }
 
@@ -63,7 +67,6 @@ def start(flags: list[str], workdir, steps: int) -> subprocess.Popen:
         f"--config.steps={steps}",
         "--config.checkpoint.every=3",
         "--config.eval.every=7",
-        "--config.log.tensorboard=False",
         "--config.data.num_heldout=8",
     ]
     return subprocess.Popen(
@@ -144,6 +147,8 @@ def test_killed_run_ends_like_one_never_killed(stage, tmp_path, stage_flags):
     moments = [rng.uniform(0.0, 1.5) for _ in range(4)]
     assert run_killing(lambda: begin("killed"), moments) >= 2
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    if stage == "sft_then_rl":
+        assert_same_run(tmp_path / "whole" / "init", tmp_path / "killed" / "init")
     if stage == "rl":
         assert any(0 < row.get("reward", 0) < 1 for row in history(tmp_path / "whole"))
         assert any(row.get("grad_norm", 0) > 1e-3 for row in history(tmp_path / "whole"))

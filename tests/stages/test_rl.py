@@ -70,7 +70,7 @@ def test_a_run_leaves_everything_a_reader_wants(run):
     phases = {"time/generate", "time/reward", "time/logprob", "time/train", "time/sync"}
     assert phases | {"kl", "entropy", "reward", "truncated", "clip_fraction"} <= row.keys()
     samples = [json.loads(line) for line in (run / "samples" / "step_000003.jsonl").open()]
-    assert len(samples) == 16
+    assert len(samples) == 32
     assert samples[0].keys() == {"question", "answer", "completion", "reward", "ended"}
     page = (run / "report.html").read_text()
     assert "data:image/png" in page and html.escape(samples[0]["question"]) in page
