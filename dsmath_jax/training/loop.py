@@ -110,8 +110,7 @@ def run(
         results = evaluate(state, step)
         if results:
             metrics.write(step, results)
-            numbers = " ".join(f"{k} {v:.4g}" for k, v in results.items())
-            status.note(f"{config.stage} step {step}: {numbers}")
+            status.note(f"{config.stage} step {step}: {_readable(results)}")
         if jax.process_index() == 0:
             with reported_disk_errors("report.html"):
                 write_report(workdir)
@@ -223,6 +222,18 @@ def _stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _readable(results: dict[str, float]) -> str:
+    """ "eval/accuracy 49.8% (45.5 to 54.1), ..." """
+    parts = []
+    for name, value in results.items():
+        if f"{name}_low" in results:
+            low, high = results[f"{name}_low"], results[f"{name}_high"]
+            parts.append(f"{name} {value:.1%} ({100 * low:.1f} to {100 * high:.1f})")
+        elif not name.endswith(("_low", "_high")):
+            parts.append(f"{name} {value:.4g}")
+    return ", ".join(parts)
 
 
 def proportion(right: int, total: int, name: str) -> dict[str, float]:
