@@ -8,10 +8,10 @@ Needs: the files of configs/sft_gsm8k.py, and a checkpoint: by default that run'
 --config.init.checkpoint=DIR, which also brings the tokenizer.
 
 A sample's reward is 1 when the number after its "####" (or in its \\boxed{}) is the one after the
-"####" of GSM8K's own solution, else 0. A model of this size gets nearly every question wrong: the
-reward is 0 or close to it, groups without a right answer teach nothing, and 10 steps change no
-accuracy. This shows the machinery on real input; configs/grpo_tiny.py is where a small model
-learns, and configs/grpo_tpu.py, with the same data flags, is the paper's 7B run.
+"####" of GSM8K's own solution, else 0. A model of this size gets nearly every question wrong (0 of
+320 samples were right, docs/results/gsm8k.md), groups without a right answer teach nothing, and 10
+steps change no accuracy. This shows the machinery on real input; configs/grpo_tiny.py is where a
+small model learns, and configs/grpo_tpu.py, with the same data flags, is the paper's 7B run.
 """
 
 from dsmath_jax.stages.defaults import get_defaults, with_argument
@@ -30,7 +30,7 @@ def get_config(arg=""):
     c.rl.questions = 4
     c.rl.group = 8
     c.rl.max_new_tokens = 128  # 60% of GSM8K's solutions fit
-    c.optimizer.learning_rate = 1e-5
+    c.optimizer.learning_rate = 1e-5  # higher: where no sample is right, Adam enlarges rounding
     c.optimizer.schedule = "constant"
     c.optimizer.warmup_steps = 0
     c.checkpoint.every = 5
