@@ -7,6 +7,7 @@ python docs/results/make_grpo_tiny.py runs/seed0 runs/seed1 runs/seed2
 """
 
 import importlib.metadata
+import inspect
 import json
 import os
 import pathlib
@@ -73,7 +74,8 @@ steps of GRPO (`configs/grpo_tiny.py`: 64 questions x 8 samples a step, 0.46M pa
 
 The largest gap is between trainer's and sampler's log-probability of a sampled token, over all steps.
 
-```{__doc__.split("beside itself from runs of configs/grpo_tiny.py.")[1].rstrip()}
+```
+{inspect.cleandoc(__doc__.split("configs/grpo_tiny.py.", 1)[1])}
 ```
 
 Commit {commit}; Python {platform.python_version()}, {", ".join(versions)}; {os.cpu_count()} CPU cores,
