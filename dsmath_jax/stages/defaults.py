@@ -111,7 +111,7 @@ def _shrink(c: ConfigDict) -> ConfigDict:
     c.data.path = c.data.heldout_path = c.data.text_field = ""
     c.data.num_examples, c.data.num_heldout = 400, 16
     c.optimizer.warmup_steps = 1
-    c.eval.batch_size = 16
+    c.eval.batch_size, c.log.every = 16, 1
     c.checkpoint.every = 2
     if c.stage == "rl":
         c.rl.questions, c.rl.group, c.rl.max_new_tokens = 8, 4, 24
