@@ -1,10 +1,13 @@
 """Trains one stage: pretrain, sft or rl, as the configuration says.
 
+    python launch/train.py --config=FILE[:smoke] [--config.FIELD=VALUE ...] [--workdir=DIR]
+
     python launch/train.py --config=configs/grpo_tiny.py
     python launch/train.py --config=configs/sft_7b_tpu.py:smoke --config.steps=3 --workdir=runs/try
 
-The same command goes on where a stopped or killed run was. Exit status: 0 done or stopped by a
-signal (and saved), 1 the run failed, 2 something in the command or its input is wrong.
+All fields, with their meaning: dsmath_jax/stages/defaults.py. The same command goes on where a
+stopped or killed run was. Exit status: 0 done or stopped by a signal (and saved), 1 the run failed,
+2 something in the command or its input is wrong.
 """
 
 from absl import flags

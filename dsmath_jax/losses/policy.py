@@ -57,7 +57,15 @@ def grpo_loss(
     Returns:
       (loss, metrics): a scalar to minimise; a dict of (sum, count) pairs: loss, kl, clip_fraction,
       entropy (estimated by -logp of the samples), ratio.
+
+    Raises:
+      ValueError: shapes that would broadcast to something else than meant.
     """
+    if logp.ndim != 2 or mask.shape != logp.shape or advantages.ndim != 2:
+        raise ValueError(
+            f"logp and mask must be [batch, length], advantages [batch, length] or [batch, 1]; got "
+            f"{logp.shape}, {mask.shape}, {advantages.shape}"
+        )
     on = mask > 0
     log_ratio = jnp.where(on, logp - jax.lax.stop_gradient(old_logp), 0.0)
     ratio = jnp.exp(log_ratio)

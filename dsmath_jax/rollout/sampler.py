@@ -116,6 +116,8 @@ class Sampler:
           ValueError: no prompts, no way to know what ends a sample, an empty prompt, or one that
             with max_new_tokens exceeds the model's context.
         """
+        if isinstance(prompts, str):
+            raise ValueError("prompts is one text: give a list of them")
         ids = [self._encode(p) for p in prompts]
         if not ids:
             raise ValueError("there are no prompts")

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import runpy
+import signal
 import sys
 from typing import Any
 
@@ -27,12 +28,19 @@ _CONFIG = config_flags.DEFINE_config_file(
 def main(description: str) -> None:
     """Runs `train` on the parsed flags; ends the process with its status."""
     sys.modules["__main__"].__doc__ = description
+    for number in (signal.SIGINT, signal.SIGTERM):  # until a training loop handles them
+        signal.signal(number, _leave)
     try:
         app.run(_run, flags_parser=_parse_flags)
     except InputError as e:
         _end(2, e)
     except (TrainingError, OSError) as e:
         _end(1, e)
+
+
+def _leave(number: int, frame: Any) -> None:
+    print("stopped outside of a training step: nothing to save", file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 def _end(status: int, error: Exception) -> None:
@@ -102,7 +110,13 @@ def _run(argv: list[str]) -> None:
     if config.distributed:
         import jax
 
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError as e:
+            raise InputError(
+                f"config.distributed=True, but JAX finds no cluster here ({e}): on one machine add "
+                "--config.distributed=False, and for a trial :smoke after the file's name"
+            ) from None
     finished = run_stages(config, workdir)
     print(f"{'done' if finished else 'stopped'}: {workdir}/report.html", file=sys.stderr)
 

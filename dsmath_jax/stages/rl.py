@@ -58,6 +58,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     model = setup.open_model(config, model_config)
     graph = nnx.split(model)[0]
     optimizer = make_optimizer(config.optimizer, config.steps * rl.updates_per_step)
+    checkpoints = Checkpoints(workdir, config, model_config)
+    checkpoints.check()
     setup.write_run_files(config, model_config, tokenizer, workdir)
 
     def new_state():
@@ -174,7 +176,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         return run(
             config,
             workdir,
-            Checkpoints(workdir, config, model_config),
+            checkpoints,
             questions,
             step_fn,
             new_state=new_state,

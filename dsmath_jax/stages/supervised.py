@@ -48,6 +48,8 @@ def fit(
     model_config = setup.open_model_config(config, tokenizer)
     graph = nnx.split(setup.open_model(config, model_config))[0]
     optimizer = make_optimizer(config.optimizer, config.steps)
+    checkpoints = Checkpoints(workdir, config, model_config)
+    checkpoints.check()
     setup.write_run_files(config, model_config, tokenizer, workdir)
 
     def new_state():
@@ -83,7 +85,7 @@ def fit(
         return run(
             config,
             workdir,
-            Checkpoints(workdir, config, model_config),
+            checkpoints,
             train_batches,
             step_fn,
             new_state=new_state,

@@ -48,13 +48,15 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self.manager.latest_step()
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The last state, laid out as `abstract`, and the data iterator's position.
+    def check(self) -> None:
+        """Refuses to go on from a checkpoint that this configuration does not fit.
 
         Raises:
           InputError: the checkpoint is of another model's shape (a differing field is named).
         """
         step = self.latest_step()
+        if step is None:
+            return
         meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
         if meta["meta"]["stage"] != self.stage:
             raise InputError(
@@ -68,9 +70,19 @@ class Checkpoints:
                     f"{self.directory / str(step)} is of another model: {field} is {saved} there "
                     f"and {value} in this configuration; use that model or another --workdir"
                 )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract._asdict()))
-        restored = self.manager.restore(step, args=args)["state"]
-        return TrainState(**restored), meta["meta"]["data"]
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The last state, laid out as `abstract`, and the data iterator's position.
+
+        Raises:
+          InputError: see `check`.
+        """
+        self.check()
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract._asdict()), meta=ocp.args.JsonRestore()
+        )
+        restored = self.manager.restore(self.latest_step(), args=args)
+        return TrainState(**restored["state"]), restored["meta"]["data"]
 
     def save(
         self, step: int, state: TrainState, data: dict[str, Any], *, force: bool = False

@@ -146,6 +146,8 @@ def test_empty_and_too_long_prompts_are_refused():
 def test_no_prompts_and_no_eos_are_refused():
     with pytest.raises(ValueError, match="no prompts"):
         sample([])
+    with pytest.raises(ValueError, match="give a list"):
+        sample("Hello")
     with pytest.raises(ValueError, match="give eos_ids"):
         sample(eos_ids=None)
 

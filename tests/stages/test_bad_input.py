@@ -38,6 +38,7 @@ GOOD = {"question": "1+1?", "answer": "#### 2"}
             "--config.optimizer.learning_rate?",
         ),
         ([SFT, "--config.steps=many"], "--config.steps=many: it takes int"),
+        (["--config=configs/grpo_tpu.py"], "add --config.distributed=False"),
         (["--config=configs/grpo_tpu.py:smok"], "the argument 'smok' is unknown"),
         ([SFT, "--config.checkpoint.every=0"], "config.checkpoint.every=0: must be at least 1"),
         ([SFT, "--config.micro_batches=3"], "config.batch_size=16 is not a multiple of 3"),
@@ -81,12 +82,14 @@ def test_empty_and_malformed_data(train, tmp_path):
     assert json.loads(rejected)["line"] == 4
 
 
-def test_checkpoint_of_another_shape_is_named_by_field(train):
+def test_checkpoint_of_another_shape_is_named_by_field(train, tmp_path):
     assert train(SFT, "--config.log.tensorboard=False").returncode == 0
     process = train(SFT, "--config.steps=9", "--config.model_changes.num_layers=3")
     assert process.returncode == 2
     last = process.stderr.strip().split("\n")[-1]
     assert "is of another model: num_layers is 2 there and 3 in this configuration" in last
+    for name in ("config.json", "model.json"):  # what is refused changes nothing
+        assert '"num_layers": 2' in (tmp_path / "run" / name).read_text()
 
 
 @pytest.mark.parametrize("config", [SFT, RL])
