@@ -26,7 +26,7 @@ def get_defaults(stage: str) -> ConfigDict:
 
     # ---- Model ----
     c.model = "tiny"  # a preset of dsmath_jax.models, or a path of a Hugging Face config.json
-    c.model_changes = ConfigDict()  # fields of ModelConfig to replace, all together: {"num_layers": 2}
+    c.model_changes = ConfigDict()  # fields of ModelConfig to replace: {"num_layers": 2}
     c.init = ConfigDict()
     c.init.checkpoint = ""  # Hugging Face directory, converted checkpoint, or a run's directory
     c.init.stage = ConfigDict()  # or: the configuration of a stage to run first, in WORKDIR/init
