@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import pathlib
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -22,6 +23,7 @@ from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.examples import load_examples
 from dsmath_jax.losses import group_advantages, grpo_loss
 from dsmath_jax.losses.aggregation import AGGREGATIONS
+from dsmath_jax.models.transformer import Transformer
 from dsmath_jax.rewards import Verdict, grade_solution
 from dsmath_jax.rollout import Sampler, Samples
 from dsmath_jax.stages import setup
@@ -35,39 +37,20 @@ from dsmath_jax.training.update import make_update, predicted_mask, sequence_log
 LENGTH_BUCKET = 32  # lengths of training batches are rounded up to this, to compile few shapes
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
-    """Samples groups of answers, rewards them, and moves the policy towards the better ones."""
+class Programs(NamedTuple):
+    """What is compiled, beside the sampler's: generation_weights(params), logprobs(params, batch)
+    of the reference, update(state, batch) -> (state, metrics)."""
+
+    generation_weights: Any
+    logprobs: Any
+    update: Any
+
+
+def make_programs(
+    config: ConfigDict, model: Transformer, optimizer: optax.GradientTransformation
+) -> Programs:
     rl = config.rl
-    setup.refuse_text_field(config)
-    if rl.aggregation not in AGGREGATIONS:
-        raise InputError(
-            f"config.rl.aggregation={rl.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}"
-        )
-    # ---- Data: questions ------------------------------------------------------------------------
-    examples = load_examples(config.data, "train", workdir)
-    heldout = load_examples(config.data, "heldout", workdir)
-    tokenizer = setup.open_tokenizer(config, workdir, examples)
-    room = config.length - rl.max_new_tokens
-    rows = encode_questions(examples, tokenizer, prompt=config.data.prompt, max_tokens=room)
-    questions = question_batches(rows, batch_size=rl.questions, seed=config.seed)
-    heldout = encode_questions(heldout, tokenizer, prompt=config.data.prompt, max_tokens=room)
-    # ---- Mesh, model, optimizer -----------------------------------------------------------------
-    mesh = setup.open_mesh(config)
-    setup.check_parts(rl.questions * rl.group, config, mesh, "config.rl.questions x group")
-    model_config = setup.open_model_config(config, tokenizer)
-    model = setup.open_model(config, model_config)
     graph = nnx.split(model)[0]
-    optimizer = make_optimizer(config.optimizer, config.steps * rl.updates_per_step)
-    checkpoints = Checkpoints(workdir, config, model_config)
-    checkpoints.check()
-    setup.write_run_files(config, model_config, tokenizer, workdir)
-
-    def new_state():
-        params = setup.initial_params(config, model_config, mesh)
-        return init_state(params, optimizer, mesh, model_config, with_reference=True)
-
-    # ---- Compiled steps: generate, reference log-probs, update ----------------------------------
-    sampler = Sampler(model, tokenizer, max_rows=rl.max_rows, mesh=mesh)
 
     @jax.jit
     def generation_weights(params):
@@ -98,7 +81,47 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         sums["logprob_gap"] = (gap.sum(), mask.sum())
         return loss, (sums, {"logprob_gap_max": gap.max()})
 
-    update = make_update(loss_fn, optimizer, config.micro_batches)
+    return Programs(
+        generation_weights=generation_weights,
+        logprobs=logprobs,
+        update=make_update(loss_fn, optimizer, config.micro_batches),
+    )
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
+    """Samples groups of answers, rewards them, and moves the policy towards the better ones."""
+    rl = config.rl
+    setup.refuse_text_field(config)
+    if rl.aggregation not in AGGREGATIONS:
+        raise InputError(
+            f"config.rl.aggregation={rl.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}"
+        )
+    # ---- Data: questions ------------------------------------------------------------------------
+    examples = load_examples(config.data, "train", workdir)
+    heldout = load_examples(config.data, "heldout", workdir)
+    tokenizer = setup.open_tokenizer(config, workdir, examples)
+    room = config.length - rl.max_new_tokens
+    rows = encode_questions(examples, tokenizer, prompt=config.data.prompt, max_tokens=room)
+    questions = question_batches(rows, batch_size=rl.questions, seed=config.seed)
+    heldout = encode_questions(heldout, tokenizer, prompt=config.data.prompt, max_tokens=room)
+    # ---- Mesh, model, optimizer -----------------------------------------------------------------
+    mesh = setup.open_mesh(config)
+    setup.check_parts(rl.questions * rl.group, config, mesh, "config.rl.questions x group")
+    model_config = setup.open_model_config(config, tokenizer)
+    model = setup.open_model(config, model_config)
+    optimizer = make_optimizer(config.optimizer, config.steps * rl.updates_per_step)
+    checkpoints = Checkpoints(workdir, config, model_config)
+    checkpoints.check()
+    setup.write_run_files(config, model_config, tokenizer, workdir)
+
+    def new_state():
+        params = setup.initial_params(config, model_config, mesh)
+        return init_state(params, optimizer, mesh, model_config, with_reference=True)
+
+    # ---- Compiled steps: generate, reference log-probs, update ----------------------------------
+    sampler = Sampler(model, tokenizer, max_rows=rl.max_rows, mesh=mesh)
+
+    generation_weights, logprobs, update = make_programs(config, model, optimizer)
 
     # ---- One exploration step -------------------------------------------------------------------
     def step_fn(state, batch, step, phases):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -16,12 +17,39 @@ from dsmath_jax.data.batches import padded_batches
 from dsmath_jax.data.examples import Example
 from dsmath_jax.data.tokenizers import Tokenizer
 from dsmath_jax.losses import next_token_loss
+from dsmath_jax.models.transformer import Transformer
 from dsmath_jax.stages import setup
 from dsmath_jax.training.checkpoints import Checkpoints
 from dsmath_jax.training.loop import Result, run
 from dsmath_jax.training.optimizer import make_optimizer, make_schedule
 from dsmath_jax.training.state import abstract_state, init_state
 from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs
+
+
+class Programs(NamedTuple):
+    """What is compiled: update(state, batch) -> (state, metrics), heldout_sums(params, batch) ->
+    (sum, count) of the loss."""
+
+    update: Any
+    heldout_sums: Any
+
+
+def make_programs(
+    config: ConfigDict, model: Transformer, optimizer: optax.GradientTransformation
+) -> Programs:
+    graph = nnx.split(model)[0]
+
+    def loss_fn(params, batch):
+        logp = sequence_logprobs(graph, params, batch)
+        loss, sums = next_token_loss(logp, predicted_mask(batch))
+        used = (batch["segment_ids"] > 0).astype(jnp.float32)
+        sums["packed"] = (used.sum(), jnp.float32(used.size))
+        return loss, (sums, {})
+
+    return Programs(
+        update=make_update(loss_fn, optimizer, config.micro_batches),
+        heldout_sums=jax.jit(lambda params, batch: loss_fn(params, batch)[1][0]["loss"]),
+    )
 
 
 def fit(
@@ -46,7 +74,6 @@ def fit(
         list(padded_batches(batches(heldout, eval_size, False), eval_size)) if heldout else []
     )
     model_config = setup.open_model_config(config, tokenizer)
-    graph = nnx.split(setup.open_model(config, model_config))[0]
     optimizer = make_optimizer(config.optimizer, config.steps)
     checkpoints = Checkpoints(workdir, config, model_config)
     checkpoints.check()
@@ -56,16 +83,8 @@ def fit(
         params = setup.initial_params(config, model_config, mesh)
         return init_state(params, optimizer, mesh, model_config)
 
-    # ---- Compiled steps: update, held-out loss --------------------------------------------------
-    def loss_fn(params, batch):
-        logp = sequence_logprobs(graph, params, batch)
-        loss, sums = next_token_loss(logp, predicted_mask(batch))
-        used = (batch["segment_ids"] > 0).astype(jnp.float32)
-        sums["packed"] = (used.sum(), jnp.float32(used.size))
-        return loss, (sums, {})
-
-    update = make_update(loss_fn, optimizer, config.micro_batches)
-    heldout_sums = jax.jit(lambda params, batch: loss_fn(params, batch)[1][0]["loss"])
+    # ---- One step, and the held-out loss --------------------------------------------------------
+    update, heldout_sums = make_programs(config, setup.open_model(config, model_config), optimizer)
 
     def step_fn(state, batch, step, phases):
         state, metrics = update(state, setup.put_batch(batch, mesh))
