@@ -1,64 +1,112 @@
-"""Attention in plain XLA: causal within segments, and for decoding against a key-value cache."""
+"""Attention: causal within segments, by the kernel that suits the device, over a sharded mesh; and
+for decoding against a key-value cache."""
 
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import AbstractMesh
 
-MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
+from dsmath_jax.models import splash
+from dsmath_jax.models.chunked_attention import MASKED, chunked_attention, pad_length
+from dsmath_jax.models.sharding import partition_spec
+
+BACKENDS = ("auto", "splash", "chunked")
+OF_PLATFORM = {"tpu": "splash"}
 
 
 def causal_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, chunk: int = 512
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+    backend: str = "auto",
+    interpret: bool = False,
 ) -> jax.Array:
     """Each token attends to itself and earlier tokens of its own segment.
 
-    Queries go chunk by chunk against the keys up to the chunk's end, and the backward pass computes
-    the scores again: no array is [length, length], and blocks above the diagonal cost nothing. A
-    compiler may still hold several chunks' scores at once.
+    Inside `jax.set_mesh` every device computes its part: rows by mesh axes data and fsdp, heads by
+    tensor, queries by sequence (its keys and values are gathered, its gradients scattered back). No
+    backend makes an array [queries, length]. Names for rematerialisation policies:
+    "attention_residuals" is all that the backward pass needs beside q, k and v (the output and the
+    logsumexp of the scores), "attention_out" what this function returns.
 
     Args:
       q: [batch, length, heads, head_dim].
       k, v: [batch, length, kv_heads, head_dim]; kv_heads divides heads.
       segment_ids: [batch, length] int; a segment's tokens lie together.
+      backend: "splash" (Pallas, TPU), "chunked" (plain XLA, any device), or "auto": what suits the
+        devices of the mesh in `jax.set_mesh`, else of this machine.
+      interpret: run a Pallas kernel without its device, to test it.
 
     Returns:
       [batch, length, heads, head_dim], of q's dtype.
     """
-    batch, length, heads, head_dim = q.shape
-    kv_heads = k.shape[2]
-    q = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    one_chunk = _attend if length <= chunk else jax.checkpoint(_attend, static_argnums=(5,))
-    outs = []
-    for start in range(0, length, chunk):
-        end = min(start + chunk, length)
-        outs.append(
-            one_chunk(
-                q[:, start:end],
-                k[:, :end],
-                v[:, :end],
-                segment_ids[:, start:end],
-                segment_ids[:, :end],
-                start,
+    mesh = jax.sharding.get_abstract_mesh()
+    backend = resolve_backend(backend, mesh)
+    split = not mesh.empty and mesh.size > 1
+    length, heads = q.shape[1:3]
+    shards = mesh.shape["sequence"] if split else 1
+    if backend == "splash":
+        padded = splash.padded_length(length, shards)
+        local_heads = heads // _ways(heads, "tensor", mesh) if split else heads
+        kernel = splash.make_kernel(padded, local_heads, shards, interpret)
+    else:
+        padded, kernel = math.ceil(length / shards) * shards, None
+    q, k, v, segment_ids = (pad_length(x, padded) for x in (q, k, v, segment_ids))
+
+    def attend(kernel, q, k, v, segment_ids):
+        q_segments, first = segment_ids, 0
+        if shards > 1:
+            first = jax.lax.axis_index("sequence") * q.shape[1]
+            k, v, segment_ids = (
+                jax.lax.all_gather(x, "sequence", axis=1, tiled=True) for x in (k, v, segment_ids)
             )
+        if kernel is not None:
+            return splash.splash_attention(kernel, q, k, v, q_segments, segment_ids)
+        return chunked_attention(q, k, v, q_segments, segment_ids, first)
+
+    if split:
+        k, v = (_split_heads(x, heads, mesh) for x in (k, v))
+        spec = functools.partial(partition_spec, mesh=mesh)
+        q_spec = spec(("batch", "length", "heads", "hidden"), q.shape)
+        kv_spec = spec(("batch", "length", "kv_heads", "hidden"), k.shape)
+        segment_spec = spec(("batch", "length"), segment_ids.shape)
+        kernel_spec = kernel and splash.kernel_specs(kernel, mesh, shards)
+        attend = jax.shard_map(
+            attend,
+            in_specs=(kernel_spec, q_spec, kv_spec, kv_spec, segment_spec),
+            out_specs=q_spec,
+            check_vma=False,  # kernels do not say over which axes their results vary
         )
-    out = outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
-    return out.reshape(batch, length, heads, head_dim)
+    return checkpoint_name(attend(kernel, q, k, v, segment_ids)[:, :length], "attention_out")
 
 
-def _attend(q, k, v, q_segments, k_segments, start):
-    # q [b, t, kv_heads, group, d], k and v [b, s, kv_heads, d]
-    scores = jnp.einsum("btkgd,bskd->bkgts", q, k, preferred_element_type=jnp.float32)
-    scores *= q.shape[-1] ** -0.5
-    q_index = start + jnp.arange(q.shape[1])
-    allowed = (q_segments[:, :, None] == k_segments[:, None, :]) & (
-        q_index[:, None] >= jnp.arange(k.shape[1])[None, :]
-    )
-    scores = jnp.where(allowed[:, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskd->btkgd", weights, v)
+def resolve_backend(backend: str, mesh: AbstractMesh) -> str:
+    """What "auto" is for the mesh's devices: a program may be compiled for a TPU without having
+    one, so the machine's own do not count where a mesh is set."""
+    if backend not in BACKENDS:
+        raise ValueError(f"attention={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    if backend != "auto":
+        return backend
+    device = None if mesh.empty else mesh.abstract_device
+    return OF_PLATFORM.get(device.platform if device else jax.default_backend(), "chunked")
+
+
+def _ways(size: int, axis: str, mesh: AbstractMesh) -> int:
+    """Over how many devices a mesh axis splits a dimension: over all, or if uneven not at all."""
+    return mesh.shape[axis] if size % mesh.shape[axis] == 0 else 1
+
+
+def _split_heads(x: jax.Array, heads: int, mesh: AbstractMesh) -> jax.Array:
+    """Repeats heads of keys or values [batch, length, kv_heads, head_dim] that are fewer than mesh
+    axis tensor has parts, so that each part of the query heads finds its own beside it."""
+    ways = _ways(heads, "tensor", mesh)
+    return jnp.repeat(x, math.lcm(x.shape[2], ways) // x.shape[2], axis=2)
 
 
 def decode_attention(

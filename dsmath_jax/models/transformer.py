@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dsmath_jax.models.attention import causal_attention, decode_attention
+from dsmath_jax.models.attention import BACKENDS, causal_attention, decode_attention
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.parameters import init_param, param_specs
 from dsmath_jax.models.rope import cos_sin, rotate
@@ -55,6 +55,7 @@ class Transformer(nnx.Module):
       param_dtype: of random parameters.
       remat: what the backward pass keeps of a layer: "none" recomputes nothing, "dots" keeps matrix
         products, "full" keeps a layer's input alone.
+      attention: "auto", or which of `attention.BACKENDS`.
     """
 
     def __init__(
@@ -66,12 +67,17 @@ class Transformer(nnx.Module):
         dtype: Any = jnp.float32,
         param_dtype: Any = jnp.float32,
         remat: str = "none",
+        attention: str = "auto",
     ):
         if remat not in REMAT:
             raise ValueError(f"remat={remat!r} is unknown; choose one of {', '.join(REMAT)}")
+        if attention not in BACKENDS:
+            known = ", ".join(BACKENDS)
+            raise ValueError(f"attention={attention!r} is unknown; choose one of {known}")
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
+        self.attention = attention
         if params is None:
             params = init_params(config, seed, param_dtype)
         self.embed = nnx.Param(params["embed"])
@@ -119,7 +125,10 @@ class Transformer(nnx.Module):
 
         def body(x, params):
             def attend(q, k, v):
-                return causal_attention(q, k, v, segment_ids), (k, v) if with_kv else None
+                return causal_attention(q, k, v, segment_ids, self.attention), (
+                    k,
+                    v,
+                ) if with_kv else None
 
             x, kv = self._layer(params, x, cos, sin, attend)
             return constrain(x, "batch", "length", "hidden"), kv

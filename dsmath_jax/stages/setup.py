@@ -144,10 +144,12 @@ def open_model(config: ConfigDict, model_config: ModelConfig) -> Transformer:
     """The model with shapes in place of parameters; compiled steps merge parameters into it."""
     try:
         return nnx.eval_shape(
-            lambda: Transformer(model_config, dtype=config.dtype, remat=config.remat)
+            lambda: Transformer(
+                model_config, dtype=config.dtype, remat=config.remat, attention=config.attention
+            )
         )
     except (TypeError, ValueError) as e:
-        raise InputError(f"config.dtype, config.remat: {e}") from None
+        raise InputError(f"config.dtype, config.remat, config.attention: {e}") from None
 
 
 def initial_params(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.models.attention import causal_attention, decode_attention
+from dsmath_jax.models.chunked_attention import chunked_attention
 
 BATCH, LENGTH, HEAD_DIM = 2, 13, 6
 SEGMENTS = {
@@ -57,7 +58,7 @@ def test_equals_dense_float64_in_value_and_gradient(chunk, kv_heads):
 
     @jax.jit
     def value_and_gradient(q, k, v, segments):
-        out, pull = jax.vjp(lambda *x: causal_attention(*x, segments, chunk), q, k, v)
+        out, pull = jax.vjp(lambda *x: chunked_attention(*x, segments, segments, 0, chunk), q, k, v)
         return out, *pull(d_out)
 
     for segments in SEGMENTS.values():
@@ -78,7 +79,7 @@ def test_the_first_token_sees_itself_and_the_second_the_mean_by_hand():
 def test_later_tokens_and_other_segments_change_nothing(chunk):
     q, k, v, _ = random_qkv(4, 2)
     segments = SEGMENTS["packed"]
-    attend = jax.jit(lambda k, v: causal_attention(q, k, v, segments, chunk))
+    attend = jax.jit(lambda k, v: chunked_attention(q, k, v, segments, segments, 0, chunk))
     out = attend(k, v)
     # In row 0, tokens 5 to 10 are segment 2; token 7 sees 5, 6 and 7.
     other = np.r_[0:5, 8:LENGTH]
@@ -89,7 +90,8 @@ def test_later_tokens_and_other_segments_change_nothing(chunk):
 @pytest.mark.parametrize("chunk", [4, 512])
 def test_bfloat16_keeps_its_type_and_stays_close(chunk):
     q, k, v, d_out = random_qkv(4, 2, jnp.bfloat16)
-    out = jax.jit(causal_attention, static_argnums=4)(q, k, v, SEGMENTS["packed"], chunk)
+    segments = SEGMENTS["packed"]
+    out = jax.jit(chunked_attention, static_argnums=6)(q, k, v, segments, segments, 0, chunk)
     assert out.dtype == jnp.bfloat16
     expected = reference(q, k, v, SEGMENTS["packed"], d_out)[0]
     np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.03)
@@ -101,7 +103,8 @@ def test_extreme_scores_stay_finite(chunk):
 
     @jax.jit
     def value_and_gradient(*qkv):
-        out, pull = jax.vjp(lambda *x: causal_attention(*x, SEGMENTS["packed"], chunk), *qkv)
+        segments = SEGMENTS["packed"]
+        out, pull = jax.vjp(lambda *x: chunked_attention(*x, segments, segments, 0, chunk), *qkv)
         return out, *pull(d_out)
 
     assert all(np.all(np.isfinite(x)) for x in value_and_gradient(1e4 * q, 1e4 * k, v))
@@ -109,20 +112,17 @@ def test_extreme_scores_stay_finite(chunk):
 
 def test_jit_agrees():
     q, k, v, _ = random_qkv(4, 2)
-    chunk = 8
-    f = jax.jit(causal_attention, static_argnums=4)
-    np.testing.assert_allclose(
-        f(q, k, v, SEGMENTS["packed"], chunk),
-        causal_attention(q, k, v, SEGMENTS["packed"], chunk),
-        atol=1e-6,
-    )
+    args = (q, k, v, SEGMENTS["packed"])
+    np.testing.assert_allclose(jax.jit(causal_attention)(*args), causal_attention(*args), atol=1e-6)
 
 
 def test_no_array_is_length_by_length():
     length, chunk = 96, 32
     x = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
     segments = jnp.ones((1, length), jnp.int32)
-    step = jax.grad(lambda q, k, v: causal_attention(q, k, v, segments, chunk).sum(), (0, 1, 2))
+    step = jax.grad(
+        lambda q, k, v: chunked_attention(q, k, v, segments, segments, 0, chunk).sum(), (0, 1, 2)
+    )
     shapes = re.findall(r"[a-z]+\d+\[([\d,]+)\]", str(jax.make_jaxpr(step)(x, x, x)))
     assert shapes and not any(s.split(",").count(str(length)) > 1 for s in shapes)
 

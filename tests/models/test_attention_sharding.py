@@ -1,0 +1,80 @@
+"""Attention split over eight (simulated) devices: rows, heads and queries."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+MESHES = {  # mesh sizes, kv_heads of 4 heads, length, backend
+    "rows": ({"data": 2, "fsdp": 4}, 2, 40, "chunked"),
+    "heads_and_queries": ({"fsdp": 1, "tensor": 2, "sequence": 4}, 2, 40, "chunked"),
+    "all_four": ({"data": 2, "fsdp": 1, "tensor": 2, "sequence": 2}, 4, 40, "chunked"),
+    "more_parts_than_kv_heads": ({"fsdp": 2, "tensor": 4}, 2, 40, "chunked"),
+    "queries_that_do_not_divide": ({"fsdp": 1, "sequence": 8}, 1, 37, "chunked"),
+    "splash_all_four": ({"data": 2, "fsdp": 1, "tensor": 2, "sequence": 2}, 4, 256, "splash"),
+    "splash_queries": ({"fsdp": 2, "tensor": 1, "sequence": 4}, 2, 300, "splash"),
+}
+
+# Value and gradients against those of one device; the largest difference, relative to the largest
+# entry, and the memory that a device needs.
+PROGRAM = """
+import json, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding
+from dsmath_jax.models.attention import causal_attention
+from dsmath_jax.models.sharding import make_mesh, partition_spec
+
+def step(q, k, v, segments, d_out, backend):
+    def attend(q, k, v):
+        return causal_attention(q, k, v, segments, backend, interpret=True)
+    out, pull = jax.vjp(attend, q, k, v)
+    return out, *pull(d_out)
+
+step = jax.jit(step, static_argnums=5)
+random = np.random.RandomState(0)
+report = {}
+for name, (sizes, kv_heads, length, backend) in json.loads(sys.argv[1]).items():
+    def draw(heads):
+        return random.normal(size=(4, length, heads, 8)).astype(np.float32)
+    q, k, v, d_out = draw(4), draw(kv_heads), draw(kv_heads), draw(4)
+    segments = np.sort(random.randint(1, 4, (4, length)), axis=1).astype(np.int32)
+    segments[0, length - 5:] = 0
+    expected = step(q, k, v, segments, d_out, "chunked")
+    mesh = make_mesh(**sizes)
+    axes = ("batch", "length", "heads", "hidden")
+    placed = [
+        jax.device_put(x, NamedSharding(mesh, partition_spec(axes[: x.ndim], x.shape, mesh)))
+        for x in (q, k, v, segments, d_out)
+    ]
+    with jax.set_mesh(mesh):
+        got = step(*placed, backend)
+    report[name] = max(
+        float(np.abs(np.asarray(a) - b).max() / np.abs(b).max())
+        for a, b in zip(got, map(np.asarray, expected), strict=True)
+    )
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def on_eight_devices():
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+        "--xla_backend_optimization_level=0",  # compiles in half the time
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(MESHES)],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_eight_devices_give_the_value_and_gradients_of_one(on_eight_devices, name):
+    assert on_eight_devices[name] < 1e-5
