@@ -33,6 +33,7 @@ def get_config(arg=""):
     c.optimizer.learning_rate = 4.2e-4
     c.optimizer.schedule = "multi_step"
     c.optimizer.warmup_steps = 2000
+    c.spikes.skip = True
     c.checkpoint.every = 500
     c.eval.every = 1000
     c.eval.batch_size = 128

@@ -129,9 +129,14 @@ def check_numbers(config: ConfigDict) -> None:
     """
     fields = field_values(config)
     at_least_one = ["steps", "batch_size", "length", "micro_batches", "max_bad_steps"]
+    at_least_one += ["spikes.window", "spikes.max_in_a_row"]
     at_least_one += ["eval.batch_size", "checkpoint.every", "checkpoint.keep"]
     at_least_one += ["log.every", "log.samples_every", "data.num_examples"]
+    if config.spikes.sigmas <= 0:
+        raise InputError(f"config.spikes.sigmas={config.spikes.sigmas}: must be above 0")
     if config.stage == "rl":
+        if config.spikes.skip:
+            raise InputError("config.spikes.skip=True: not for RL, whose loss is around 0")
         at_least_one += ["rl.questions", "rl.group", "rl.max_new_tokens", "rl.max_rows"]
         at_least_one += ["rl.updates_per_step"]
         if config.rl.temperature <= 0:

@@ -65,6 +65,11 @@ def get_defaults(stage: str) -> ConfigDict:
     c.optimizer.weight_decay = 0.1
     c.optimizer.clip_norm = 1.0
     c.max_bad_steps = 10  # steps in a row with a loss that is not finite before the run stops
+    c.spikes = ConfigDict()  # steps whose loss or gradient norm is far above the recent ones
+    c.spikes.skip = False  # whether they change nothing (not for RL, whose loss is around 0)
+    c.spikes.sigmas = 6.0  # how far: in standard deviations
+    c.spikes.window = 128  # how many steps are recent; spikes are judged from half as many on
+    c.spikes.max_in_a_row = 5  # skipped: then the level has changed, and the next one is taken
 
     # ---- Checkpoints, evaluation, logs ----
     c.checkpoint = ConfigDict({"every": 100, "keep": 2})

@@ -22,6 +22,7 @@ from dsmath_jax.stages import setup
 from dsmath_jax.training.checkpoints import Checkpoints
 from dsmath_jax.training.loop import Result, run
 from dsmath_jax.training.optimizer import make_optimizer, make_schedule
+from dsmath_jax.training.spikes import SpikeRule
 from dsmath_jax.training.state import abstract_state, init_state
 from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs
 
@@ -47,7 +48,7 @@ def make_programs(
         return loss, (sums, {})
 
     return Programs(
-        update=make_update(loss_fn, optimizer, config.micro_batches),
+        update=make_update(loss_fn, optimizer, config.micro_batches, SpikeRule.of(config)),
         heldout_sums=jax.jit(lambda params, batch: loss_fn(params, batch)[1][0]["loss"]),
     )
 

@@ -100,9 +100,12 @@ def run(
         step, values = pending
         pending = None
         values = {k: float(v) for k, v in jax.device_get(values).items()}
+        spike = {k: values.pop(k) for k in [*values] if k.startswith("spike/")}
         if step % config.log.every == 0 or step == config.steps:
             metrics.write(step, values)
             status.update(step, values)
+        if spike.get("spike/now"):
+            status.note(_spike_note(step, values, spike))
         _check_finite(values, step, config, status)
 
     def evaluation(step: int) -> None:
@@ -184,6 +187,16 @@ def _start(
             "use those, or another --workdir"
         ) from None
     return state, step
+
+
+def _spike_note(step: int, values: dict[str, float], spike: dict[str, float]) -> str:
+    """ "step 812 is a spike, skipped: loss 9.13 (limit 2.61), gradient norm ...; 3 so far" """
+    taken = "skipped" if spike["spike/skipped"] else "not skipped"
+    numbers = (
+        f"{name} {values[key]:.4g} (limit {spike[f'spike/{key}_limit']:.4g})"
+        for key, name in (("loss", "loss"), ("grad_norm", "gradient norm"))
+    )
+    return f"step {step} is a spike, {taken}: {', '.join(numbers)}; {values['spikes']:.0f} so far"
 
 
 def _check_finite(

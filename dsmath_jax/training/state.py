@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.parameters import param_specs
 from dsmath_jax.models.sharding import param_shardings
+from dsmath_jax.training.spikes import new_history
 
 
 class TrainState(NamedTuple):
@@ -21,6 +22,7 @@ class TrainState(NamedTuple):
     params: float32 master weights, nested as `param_specs`.
     reference: frozen parameters of the reference policy (RL), else None.
     bad_steps: steps skipped in a row because loss or gradient was not finite.
+    history: a `History` of losses and gradient norms, by which spikes are known.
     """
 
     step: Any
@@ -28,6 +30,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     bad_steps: Any
     reference: dict[str, Any] | None = None
+    history: Any = None
 
 
 def init_state(
@@ -42,12 +45,11 @@ def init_state(
     layout = abstract_state(config, optimizer, mesh, with_reference=with_reference).opt_state
     opt_shardings = jax.tree.map(lambda x: x.sharding, layout)
     opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(params)
-    step, bad_steps = (
-        jax.device_put(jnp.zeros((), jnp.int32), NamedSharding(mesh, PartitionSpec()))
-        for _ in range(2)
-    )
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    step, bad_steps = (jax.device_put(jnp.zeros((), jnp.int32), everywhere) for _ in range(2))
+    history = jax.jit(new_history, out_shardings=everywhere)()
     reference = jax.tree.map(jnp.copy, params) if with_reference else None
-    return TrainState(step, params, opt_state, bad_steps, reference)
+    return TrainState(step, params, opt_state, bad_steps, reference, history)
 
 
 def abstract_state(
@@ -73,4 +75,9 @@ def abstract_state(
         layouts,
         transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
     )
-    return TrainState(scalar, params, opt_state, scalar, params if with_reference else None)
+    history = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        jax.eval_shape(new_history),
+    )
+    reference = params if with_reference else None
+    return TrainState(scalar, params, opt_state, scalar, reference, history)

@@ -12,6 +12,7 @@ from flax import nnx
 
 from dsmath_jax.losses import token_logprobs
 from dsmath_jax.models.sharding import constrain
+from dsmath_jax.training.spikes import SpikeRule, judge, limits
 from dsmath_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -80,32 +81,85 @@ def accumulate(loss_fn: LossFn, params: dict[str, Any], batch: Batch, micro_batc
 
 
 def make_update(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, micro_batches: int = 1
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    micro_batches: int = 1,
+    rule: SpikeRule | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """A compiled (state, batch) -> (state, metrics); the old state's memory is reused.
 
-    A step whose loss or gradient is not finite changes nothing but `bad_steps`.
+    A step whose loss or gradient is not finite, or a spike that `rule` skips, changes nothing but
+    the counts (`step`, `bad_steps`, `history`). Without a rule no step is a spike.
     """
 
     def update(state: TrainState, batch: Batch):
         grads, sums, peaks = accumulate(loss_fn, state.params, batch, micro_batches)
-        norm = optax.tree.norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        loss = sums["loss"][0] / jnp.maximum(sums["loss"][1], 1)
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-        params = optax.apply_updates(state.params, updates)
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (params, opt_state),
-            (state.params, state.opt_state),
-        )
-        metrics = {name: s / jnp.maximum(n, 1) for name, (s, n) in sums.items()}
-        metrics |= peaks | {"grad_norm": norm, "skipped": (~finite).astype(jnp.int32)}
-        bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
-        metrics["bad_steps"] = bad_steps
-        state = state._replace(
-            step=state.step + 1, params=params, opt_state=opt_state, bad_steps=bad_steps
-        )
-        return state, metrics
+        return apply_gradient(optimizer, state, grads, sums, peaks, rule)
 
     return jax.jit(update, donate_argnums=0)
+
+
+def apply_gradient(
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    grads: dict[str, Any],
+    sums: dict[str, Any],
+    peaks: dict[str, Any],
+    rule: SpikeRule | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The optimizer's part of a step, from what `accumulate` gives: (state, metrics)."""
+    norm = optax.tree.norm(grads)
+    loss = sums["loss"][0] / jnp.maximum(sums["loss"][1], 1)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+    metrics = {name: s / jnp.maximum(n, 1) for name, (s, n) in sums.items()}
+    metrics |= peaks | {"grad_norm": norm}
+    if rule is None:
+        taken = finite
+        history = state.history._replace(skipped=state.history.skipped + ~taken)
+    else:
+        spike, taken, history = judge(rule, state.history, loss, norm)
+        loss_limit, norm_limit = limits(rule, state.history)
+        metrics |= {"spikes": history.spikes, "spike/now": spike, "spike/skipped": ~taken}
+        metrics |= {"spike/loss_limit": loss_limit, "spike/grad_norm_limit": norm_limit}
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics |= update_ratios(updates, state.params, taken)
+    params = optax.apply_updates(state.params, updates)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(taken, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+    )
+    bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
+    metrics |= {"skipped": history.skipped, "bad_steps": bad_steps}
+    state = state._replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        bad_steps=bad_steps,
+        history=history,
+    )
+    return state, metrics
+
+
+def update_ratios(
+    updates: dict[str, Any], params: dict[str, Any], taken: jax.Array
+) -> dict[str, jax.Array]:
+    """`param_norm`, before the update; `update_ratio`, the update's norm over it; the largest such
+    ratio of one layer's matrix as `update_ratio_max`. 0 where the step is not taken."""
+
+    def squares(path, x):
+        """Of each layer where layers are stacked, of the whole elsewhere."""
+        stacked = any(key.key == "layers" for key in path)
+        return jnp.sum(jnp.square(x.astype(jnp.float32)), axis=tuple(range(stacked, x.ndim)))
+
+    ours, theirs = (jax.tree_util.tree_map_with_path(squares, x) for x in (updates, params))
+    change, size = (
+        jnp.sqrt(sum(jnp.sum(x) for x in jax.tree.leaves(part))) for part in (ours, theirs)
+    )
+    largest = [
+        jnp.max(jnp.where(p > 0, u / jnp.where(p > 0, p, 1.0), 0.0))
+        for u, p, x in zip(*map(jax.tree.leaves, (ours, theirs, params)), strict=True)
+        if x.ndim - p.ndim >= 2  # norms and biases start at 1 or 0: their ratio says nothing
+    ]
+    ratios = {"update_ratio": change / size, "update_ratio_max": jnp.sqrt(jnp.stack(largest).max())}
+    return {"param_norm": size} | {k: jnp.where(taken, v, 0.0) for k, v in ratios.items()}

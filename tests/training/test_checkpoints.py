@@ -31,7 +31,9 @@ def state():
 
 def at_step(state, step):
     return state._replace(
-        step=jnp.int32(step), params=jax.tree.map(lambda x: x + step, state.params)
+        step=jnp.int32(step),
+        params=jax.tree.map(lambda x: x + step, state.params),
+        history=jax.tree.map(lambda x: x + step, state.history),
     )
 
 

@@ -11,6 +11,7 @@ from dsmath_jax.losses import grpo_loss, next_token_loss
 from dsmath_jax.models import Transformer, preset
 from dsmath_jax.models.sharding import make_mesh
 from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.spikes import SpikeRule
 from dsmath_jax.training.state import init_state
 from dsmath_jax.training.update import accumulate, make_update, predicted_mask, sequence_logprobs
 
@@ -122,11 +123,59 @@ def test_non_finite_loss_changes_nothing_but_the_count(optimizer):
     before = jax.device_get((state.params, state.opt_state))
     for n in (1, 2):
         state, metrics = update(state, bad)
-        assert (int(metrics["skipped"]), int(state.bad_steps)) == (1, n)
+        assert (int(metrics["skipped"]), int(state.bad_steps)) == (n, n)
+        assert float(metrics["update_ratio"]) == float(metrics["update_ratio_max"]) == 0.0
     after = jax.device_get((state.params, state.opt_state))
     jax.tree.map(np.testing.assert_array_equal, before, after)
     state, metrics = update(state, good)
     assert (int(state.step), int(state.bad_steps)) == (4, 0)
+
+
+def test_a_skipped_spike_changes_nothing_but_the_counts(optimizer):
+    def loss_fn(params, batch):
+        loss, (sums, peaks) = sft_loss(params, batch)
+        factor = batch["factor"][0]
+        return loss * factor, ({"loss": (sums["loss"][0] * factor, sums["loss"][1])}, peaks)
+
+    update = make_update(loss_fn, optimizer, rule=SpikeRule(window=8, skip=True))
+    calm = make_batch() | {"factor": jnp.ones(8)}
+    state = new_state(optimizer)
+    for _ in range(6):
+        state, metrics = update(state, calm)
+    assert (int(metrics["spikes"]), int(metrics["skipped"])) == (0, 0)
+    before = jax.device_get(state)
+    state, metrics = update(state, calm | {"factor": jnp.full(8, 50.0)})
+    assert (int(metrics["spikes"]), int(metrics["skipped"])) == (1, 1)
+    assert bool(metrics["spike/now"]) and bool(metrics["spike/skipped"])
+    assert float(metrics["loss"]) > float(metrics["spike/loss_limit"]) > 0
+    after = jax.device_get(state)
+    for name in ("params", "opt_state", "bad_steps"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(before, name), getattr(after, name))
+    assert after.step == before.step + 1
+    state, metrics = update(state, calm)
+    assert (int(metrics["spikes"]), int(metrics["skipped"])) == (1, 1)
+    assert float(metrics["update_ratio"]) > 0
+
+
+def test_update_ratios_are_those_of_the_difference(optimizer):
+    update = make_update(sft_loss, optimizer)
+    state, metrics = update(new_state(optimizer), make_batch())
+    old, new = (
+        jax.tree.map(lambda x: np.asarray(x, np.float64), t) for t in (PARAMS, state.params)
+    )
+    change = jax.tree.map(np.subtract, new, old)
+    size = np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(old)))
+    moved = np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(change)))
+    np.testing.assert_allclose(metrics["param_norm"], size, rtol=1e-5)
+    np.testing.assert_allclose(metrics["update_ratio"], moved / size, rtol=1e-3)
+    ratios = [
+        np.linalg.norm(d) / np.linalg.norm(x)
+        for name in old["layers"]
+        for d, x in zip(change["layers"][name], old["layers"][name], strict=True)
+        if x.ndim == 2
+    ]
+    ratios += [np.linalg.norm(change[k]) / np.linalg.norm(old[k]) for k in ("embed", "head")]
+    np.testing.assert_allclose(metrics["update_ratio_max"], max(ratios), rtol=1e-3)
 
 
 def at(tree, path):
