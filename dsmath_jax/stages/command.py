@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 import os
 import pathlib
@@ -10,6 +11,7 @@ import re
 import runpy
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags
@@ -25,13 +27,14 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 
 
-def main(description: str) -> None:
-    """Runs `train` on the parsed flags; ends the process with its status."""
+def main(description: str, run: Callable[[ConfigDict], None] | None = None) -> None:
+    """Parses flags, starts `run` (by default training) with the configuration, and ends the process
+    with its status."""
     sys.modules["__main__"].__doc__ = description
     for number in (signal.SIGINT, signal.SIGTERM):  # until a training loop handles them
         signal.signal(number, _leave)
     try:
-        app.run(_run, flags_parser=_parse_flags)
+        app.run(functools.partial(_start, run or _train), flags_parser=_parse_flags)
     except InputError as e:
         _end(2, e)
     except (TrainingError, OSError) as e:
@@ -98,14 +101,11 @@ def field_values(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def _run(argv: list[str]) -> None:
+def _start(run: Callable[[ConfigDict], None], argv: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; flags start with --")
-    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    name = "-".join(filter(None, (pathlib.Path(path).stem, argument)))
-    workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{name}")
     config = _CONFIG.value
     if config.distributed:
         import jax
@@ -117,6 +117,17 @@ def _run(argv: list[str]) -> None:
                 f"config.distributed=True, but JAX finds no cluster here ({e}): on one machine add "
                 "--config.distributed=False, and for a trial :smoke after the file's name"
             ) from None
+    run(config)
+
+
+def config_name() -> str:
+    """FILE-ARGUMENT of --config=configs/FILE.py:ARGUMENT, to name what it makes."""
+    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return "-".join(filter(None, (pathlib.Path(path).stem, argument)))
+
+
+def _train(config: ConfigDict) -> None:
+    workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config_name()}")
     finished = run_stages(config, workdir)
     print(f"{'done' if finished else 'stopped'}: {workdir}/report.html", file=sys.stderr)
 

@@ -24,15 +24,21 @@ from dsmath_jax.training.loop import Result, run
 from dsmath_jax.training.optimizer import make_optimizer, make_schedule
 from dsmath_jax.training.spikes import SpikeRule
 from dsmath_jax.training.state import abstract_state, init_state
-from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs
+from dsmath_jax.training.update import (
+    accumulate,
+    make_update,
+    predicted_mask,
+    sequence_logprobs,
+)
 
 
 class Programs(NamedTuple):
     """What is compiled: update(state, batch) -> (state, metrics), heldout_sums(params, batch) ->
-    (sum, count) of the loss."""
+    (sum, count) of the loss; gradient(params, batch) is the part of update before the optimizer."""
 
     update: Any
     heldout_sums: Any
+    gradient: Any
 
 
 def make_programs(
@@ -50,6 +56,9 @@ def make_programs(
     return Programs(
         update=make_update(loss_fn, optimizer, config.micro_batches, SpikeRule.of(config)),
         heldout_sums=jax.jit(lambda params, batch: loss_fn(params, batch)[1][0]["loss"]),
+        gradient=jax.jit(
+            lambda params, batch: accumulate(loss_fn, params, batch, config.micro_batches)
+        ),
     )
 
 
@@ -85,17 +94,17 @@ def fit(
         return init_state(params, optimizer, mesh, model_config)
 
     # ---- One step, and the held-out loss --------------------------------------------------------
-    update, heldout_sums = make_programs(config, setup.open_model(config, model_config), optimizer)
+    programs = make_programs(config, setup.open_model(config, model_config), optimizer)
 
     def step_fn(state, batch, step, phases):
-        state, metrics = update(state, setup.put_batch(batch, mesh))
+        state, metrics = programs.update(state, setup.put_batch(batch, mesh))
         return state, metrics | {"tokens": config.batch_size * config.length}
 
     def evaluate(state, step):
         if not heldout_batches:
             return {}
         rows = (setup.put_batch(batch, mesh) for batch in heldout_batches)
-        pairs = [jax.device_get(heldout_sums(state.params, batch)) for batch in rows]
+        pairs = [jax.device_get(programs.heldout_sums(state.params, batch)) for batch in rows]
         total, count = (float(sum(part)) for part in zip(*pairs, strict=True))
         loss = total / count
         return {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 50.0))}

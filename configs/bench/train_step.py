@@ -1,0 +1,49 @@
+"""Speed of the training step that `launch/train.py` runs, by shape of model.
+
+    python launch/bench.py --config=configs/bench/train_step.py:cpu --config.measure.torch=True
+    python launch/bench.py --config=configs/bench/train_step.py:1_3b
+    python launch/bench.py --config=configs/bench/train_step.py:7b
+
+"cpu" (the default): 34M parameters in float32, 4 rows of 512 tokens, any machine, one minute; with
+`measure.torch` side by side with transformers and torch's AdamW (`pip install -e '.[parity]'`).
+"1_3b" and "7b": DeepSeek's shapes in bfloat16 at 4K. Results so far, and what they mean:
+docs/speed.md.
+"""
+
+from ml_collections import ConfigDict
+
+from dsmath_jax.stages.defaults import get_defaults
+
+VARIANTS = ("cpu", "1_3b", "7b")
+
+
+def get_config(arg=""):
+    if (arg or "cpu") not in VARIANTS:
+        raise ValueError(f"the argument {arg!r} is unknown; choose one of {', '.join(VARIANTS)}")
+    c = get_defaults("pretrain")
+    c.bench = "train_step"
+    c.measure = ConfigDict()
+    c.measure.steps = 5  # timed together, once a round
+    c.measure.rounds = 3
+    c.measure.torch = False  # also time transformers and torch on the processor, in turn
+    c.micro_batches = 1
+    if arg in ("", "cpu"):
+        c.model = "tiny"
+        c.model_changes = {
+            "vocab_size": 8192,
+            "hidden_size": 512,
+            "intermediate_size": 1376,
+            "num_layers": 8,
+            "num_heads": 8,
+            "num_kv_heads": 8,
+            "head_dim": 64,
+        }
+        c.dtype = "float32"
+        c.length = 512
+        c.batch_size = 4
+        return c
+    c.model = f"deepseek_{arg}"
+    c.length = 4096
+    c.batch_size = 8
+    c.remat = "full"
+    return c
