@@ -21,6 +21,7 @@ from dsmath_jax.stages import setup
 from dsmath_jax.stages.supervised import make_programs
 from dsmath_jax.training.hardware import chip_of
 from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.spikes import SpikeRule
 from dsmath_jax.training.state import init_state
 from dsmath_jax.training.update import apply_gradient
 
@@ -144,8 +145,10 @@ class TrainStep:
         return seconds
 
     def _apply(self, gradient) -> Callable[[], Any]:
+        rule = SpikeRule.of(self.config)
+
         def apply(state, gradient):
-            return apply_gradient(self.optimizer, state, *gradient)
+            return apply_gradient(self.optimizer, state, *gradient, rule)
 
         program = jax.jit(apply, donate_argnums=0)
 
