@@ -55,6 +55,18 @@ def make_mesh(
     )
 
 
+def rearrange(mesh: Mesh, **sizes: int) -> Mesh:
+    """The same devices, in the same order, under other sizes: arrays move between the two meshes
+    within one compiled function.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = mesh.devices.flatten()
+    shape = make_mesh(**{"data": -1, "fsdp": 1} | sizes, devices=devices).devices.shape
+    return Mesh(devices.reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+
+
 def partition_spec(
     axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
@@ -76,7 +88,12 @@ def param_sharding(spec: ParamSpec, mesh: Mesh) -> NamedSharding:
 
 def param_shardings(config: ModelConfig, mesh: Mesh) -> dict:
     """Nested dict of NamedSharding, of the same structure as the model's parameters."""
-    return jax.tree.map(lambda spec: param_sharding(spec, mesh), param_specs(config))
+    return shardings_of(param_specs(config), mesh)
+
+
+def shardings_of(specs: dict, mesh: Mesh) -> dict:
+    """NamedSharding of each ParamSpec in a nested dict."""
+    return jax.tree.map(lambda spec: param_sharding(spec, mesh), specs)
 
 
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
