@@ -1,82 +1,130 @@
-"""From examples to batches of {tokens, positions, segment_ids, loss_mask}, all [batch, length], by
-Grain: shuffled anew each epoch, packed, and resumable from an iterator's small state."""
+"""Batches by their number: the batch of a step is a function of (seed, step) alone.
+
+Grain reads ahead, in threads or worker processes; however many there are, and whatever part of a
+batch a process wants, the batches are the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, SupportsIndex
 
 import grain
 import numpy as np
+from absl import flags
 
+from dsmath_jax.data.documents import Encoding
 from dsmath_jax.data.errors import InputError
-from dsmath_jax.data.examples import Example
-from dsmath_jax.data.prompts import encode_example, encode_prompt, get_prompt
+from dsmath_jax.data.mixture import Mixture
+from dsmath_jax.data.packing import Batch, Rows
+from dsmath_jax.data.prompts import encode_prompt
+from dsmath_jax.data.sources import Example
 from dsmath_jax.data.tokenizers import Tokenizer
 
-Batch = dict[str, np.ndarray]
+READ_AHEAD = 2  # batches, in each thread or worker process
 
 
-def sft_batches(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    *,
-    prompt: str,
-    length: int,
-    batch_size: int,
-    seed: int,
-    repeat: bool = True,
-) -> grain.DatasetIterator:
-    """Prompts and solutions, whole examples packed into rows; the mask is on the solution and EOS.
+class RowSource(Protocol):
+    """Rows without end, by number: a `mixture.Mixture`, or `Questions`."""
 
-    Raises:
-      InputError: an example does not fit in `length`.
+    def batch(self, rows: Sequence[int] | np.ndarray) -> Any: ...
+
+    def identity(self) -> dict[str, Any]: ...
+
+
+class Batches:
+    """Iterator of batches: batch k is rows k * batch_size to (k + 1) * batch_size of a source.
+
+    Its state is the number of rows given so far, so one that starts there goes on exactly, with any
+    number of workers and hosts.
+
+    Args:
+      local: the rows of each batch that this process wants, as numbers below `batch_size`; None:
+        all. The others are never read.
+      workers: processes that make batches; 0: threads of this one, which is enough for most.
     """
 
-    check_prompt(prompt)
+    def __init__(
+        self,
+        source: RowSource,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        local: np.ndarray | None = None,
+        workers: int = 0,
+    ):
+        self.source, self.batch_size, self.workers = source, batch_size, workers
+        self.local = np.arange(batch_size) if local is None else local
+        self.identity = {"seed": seed, **source.identity()}
+        self.rows = 0
+        self._ahead: Iterator[Any] | None = None
 
-    def encode(example: Example) -> Batch:
-        ids, start = encode_example(tokenizer, example["question"], example["solution"], prompt)
-        return {"tokens": np.array(ids, np.int32), "loss_mask": _mask(len(ids), start)}
+    def __iter__(self) -> Batches:
+        return self
 
-    encoded = [encode(e) for e in examples]
-    for example, row in zip(examples, encoded, strict=True):
-        if len(row["tokens"]) > length:
-            raise InputError(
-                f"the example that starts {example['question'][:60]!r} has {len(row['tokens'])} "
-                f"tokens, more than config.length={length}: raise it, or shorten the example"
-            )
-    dataset = _shuffled(encoded, seed, repeat).to_iter_dataset()
-    packed = grain.experimental.FirstFitPackIterDataset(
-        dataset,
-        length_struct={"tokens": length, "loss_mask": length},
-        num_packing_bins=max(batch_size, 16),
-        shuffle_bins=False,
-    )
-    return iter(packed.map(_layout).batch(batch_size, drop_remainder=repeat))
+    def __next__(self) -> Any:
+        if self._ahead is None:
+            self._ahead = self._read_ahead()
+        batch = next(self._ahead)
+        self.rows += self.batch_size
+        return batch
+
+    def _read_ahead(self) -> Iterator[Any]:
+        numbered = _Numbered(self.source, self.rows, self.batch_size, self.local)
+        dataset = grain.MapDataset.source(numbered)
+        if not self.workers:
+            options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=READ_AHEAD)
+            return iter(dataset.to_iter_dataset(options))
+        if not flags.FLAGS.is_parsed():  # Grain's workers read its flags: outside of launch/, too
+            flags.FLAGS.mark_as_parsed()
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
+        processes = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=READ_AHEAD)
+        return iter(dataset.to_iter_dataset(options).mp_prefetch(processes))
+
+    def get_state(self) -> dict[str, Any]:
+        return {"rows": self.rows, **self.identity}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on where the iterator was that gave `state`.
+
+        Raises:
+          ValueError: that one had other data: says which number differs.
+        """
+        here = {k: v for k, v in state.items() if k != "rows"}
+        if difference := _difference(here, self.identity):
+            raise ValueError(difference)
+        self.rows = int(state["rows"])
+        self._ahead = None
 
 
-def pretrain_batches(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    *,
-    length: int,
-    batch_size: int,
-    seed: int,
-    repeat: bool = True,
-) -> grain.DatasetIterator:
-    """Documents with BOS and EOS one after another, cut into full rows; the mask is on all."""
+class _Numbered:
+    """Grain's view: element i is batch i after the first `first` rows."""
 
-    def encode(example: Example) -> Batch:
-        text = example.get("text") or f"{example['question']}\n{example['solution']}"
-        ids = [*tokenizer.encode(text, add_bos=True), tokenizer.eos_id]
-        return {"tokens": np.array(ids, np.int32), "loss_mask": _mask(len(ids), 0)}
+    def __init__(self, source: RowSource, first: int, batch_size: int, local: np.ndarray):
+        self.source, self.first, self.batch_size, self.local = source, first, batch_size, local
 
-    dataset = _shuffled([encode(e) for e in examples], seed, repeat).to_iter_dataset()
-    rows = grain.experimental.ConcatThenSplitIterDataset(
-        dataset, length_struct={"tokens": length, "loss_mask": length}
-    )
-    return iter(rows.map(_layout).batch(batch_size, drop_remainder=repeat))
+    def __len__(self) -> int:
+        return 1 << 60
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        return self.source.batch(self.first + int(index) * self.batch_size + self.local)
+
+
+def _difference(old: Any, new: Any, name: str = "") -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = (_difference(old.get(k), new.get(k), f"{name} {k}") for k in [*old, *new])
+        return next(filter(None, found), "")
+    return "" if old == new else f"{name.strip()} was {old} there and is {new} here"
+
+
+def heldout_batches(
+    rows: Rows, batch_size: int, local: np.ndarray | None = None
+) -> Iterator[Batch]:
+    """The rows of one epoch once, the last batch filled up with empty rows."""
+    one = Mixture([rows], {rows.name: 1})
+    local = np.arange(batch_size) if local is None else local
+    for first in range(0, rows.per_epoch, batch_size):
+        yield one.batch(first + local)
 
 
 def encode_questions(
@@ -85,9 +133,9 @@ def encode_questions(
     """{"index", "ids" of the prompt, and the example's fields} each, for RL.
 
     Raises:
-      InputError: a question has more than `max_tokens`.
+      InputError: a question has more than `max_tokens`, or there is no such prompt.
     """
-    check_prompt(prompt)
+    Encoding(prompt)
     rows = []
     for index, example in enumerate(examples):
         ids = encode_prompt(tokenizer, example["question"], prompt)
@@ -100,54 +148,22 @@ def encode_questions(
     return rows
 
 
-def question_batches(
-    rows: list[dict[str, Any]], *, batch_size: int, seed: int
-) -> grain.DatasetIterator:
+class Questions:
+    """Encoded questions, shuffled anew each epoch, as a source of `Batches` (lists of them)."""
+
+    def __init__(self, rows: list[dict[str, Any]], seed: int):
+        if not rows:
+            raise InputError("the data set is empty: config.data gives no examples")
+        self.count = len(rows)
+        self.shuffled = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
+
+    def batch(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        return [self.shuffled[int(row)] for row in rows]
+
+    def identity(self) -> dict[str, Any]:
+        return {"questions": self.count}
+
+
+def question_batches(rows: list[dict[str, Any]], *, batch_size: int, seed: int) -> Batches:
     """Lists of `batch_size` encoded questions, shuffled anew each epoch."""
-    return iter(_shuffled(rows, seed, True).batch(batch_size, batch_fn=list).to_iter_dataset())
-
-
-def set_position(iterator: grain.DatasetIterator, state: Any) -> None:
-    """`iterator.set_state` with a state that went through JSON, where Grain's tuples became lists
-    (it compares some of them)."""
-
-    def tuples(value):
-        if isinstance(value, dict):
-            return {k: tuples(v) for k, v in value.items()}
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
-
-    iterator.set_state(tuples(state))
-
-
-def check_prompt(name: str) -> None:
-    try:
-        get_prompt(name)
-    except ValueError as e:
-        raise InputError(f"config.data.prompt={name!r}: {e}") from None
-
-
-def padded_batches(iterator: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
-    """Fills the last, smaller batch with empty rows, so that all have one shape."""
-    for batch in iterator:
-        missing = batch_size - len(batch["tokens"])
-        yield {k: np.pad(v, ((0, missing), (0, 0))) for k, v in batch.items()}
-
-
-def _shuffled(rows: list, seed: int, repeat: bool) -> grain.MapDataset:
-    if not rows:
-        raise InputError("the data set is empty: config.data gives no examples")
-    dataset = grain.MapDataset.source(rows)
-    return dataset.seed(seed).shuffle().repeat() if repeat else dataset
-
-
-def _mask(length: int, start: int) -> np.ndarray:
-    return (np.arange(length) >= start).astype(np.float32)
-
-
-def _layout(row: dict[str, Any]) -> Batch:
-    return {
-        "tokens": row["tokens"],
-        "positions": row["tokens_positions"],
-        "segment_ids": row["tokens_segment_ids"],
-        "loss_mask": row["loss_mask"],
-    }
+    return Batches(Questions(rows, seed), batch_size, seed=seed)

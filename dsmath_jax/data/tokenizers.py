@@ -7,6 +7,7 @@ token, whatever the text contains. `allow_special=True` parses special tokens ou
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import re
@@ -38,6 +39,10 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str: ...
 
     def save(self, directory: str | os.PathLike[str]) -> None: ...
+
+    def fingerprint(self) -> str:
+        """The same for tokenizers that give the same ids: a hash of the file's content."""
+        ...
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> HFTokenizer | SentencePieceTokenizer:
@@ -123,6 +128,9 @@ class HFTokenizer:
         # The library pickles a tokenizer without its switch: a worker would parse special tokens.
         return {k: v for k, v in self.__dict__.items() if k not in ("_plain", "_parsing")}
 
+    def fingerprint(self) -> str:
+        return _fingerprint(self._text.encode(), (self.bos_id, self.eos_id))
+
     def encode(self, text: str, *, add_bos: bool = False, allow_special: bool = False) -> list[int]:
         """Ids of `text`; `add_bos` puts BOS first where the checkpoint has one."""
         tokenizer = self._parsing if allow_special else self._plain
@@ -187,6 +195,9 @@ class SentencePieceTokenizer:
         if not sp.encode("a", out_type=str)[0].startswith(_META):
             ids = [sp.piece_to_id(f"<0x{byte:02X}>") for byte in _META.encode()]
             self._meta = ids if all(sp.is_byte(i) for i in ids) else []
+
+    def fingerprint(self) -> str:
+        return _fingerprint(self._proto, (self.bos_id, self.eos_id))
 
     def encode(self, text: str, *, add_bos: bool = False, allow_special: bool = False) -> list[int]:
         """Ids of `text`; `add_bos` puts BOS first where the model has one."""
@@ -269,6 +280,10 @@ def _build(path: Path, text: str) -> Any:
     tokenizer.no_truncation()  # a tokenizer.json may carry both, and would cut or pad silently
     tokenizer.no_padding()
     return tokenizer
+
+
+def _fingerprint(content: bytes, ids: tuple[int | None, int]) -> str:
+    return hashlib.sha256(content + repr(ids).encode()).hexdigest()
 
 
 def _check_text(text: str) -> str:

@@ -41,8 +41,11 @@ def get_defaults(stage: str) -> ConfigDict:
 
     # ---- Data ----
     c.data = ConfigDict()
-    c.data.path = ""  # JSONL file; without one, the project's word problems
-    c.data.heldout_path = ""  # JSONL file for evaluation
+    c.data.path = ""  # JSONL, text, TFDS (docs/data.md); without one, the project's word problems
+    c.data.heldout_path = ""  # the same for evaluation
+    c.data.mixture = ConfigDict()  # instead: {name: {"path", "weight", maybe "heldout_path", ...}}
+    c.data.cache = ""  # directory of token caches; by default token_cache beside WORKDIR
+    c.data.workers = 0  # processes that make batches; 0: threads, which one host rarely outruns
     c.data.question_field = "question"
     c.data.solution_field = "answer"
     c.data.answer_field = ""  # by default taken from the end of the solution
@@ -64,7 +67,6 @@ def get_defaults(stage: str) -> ConfigDict:
     c.optimizer.eps = 1e-8
     c.optimizer.weight_decay = 0.1
     c.optimizer.clip_norm = 1.0
-    c.optimizer.moments = "float32"  # or "bfloat16": half the memory, slightly noisier
     c.max_bad_steps = 10  # steps in a row with a loss that is not finite before the run stops
     c.spikes = ConfigDict()  # steps whose loss or gradient norm is far above the recent ones
     c.spikes.skip = False  # whether they change nothing (not for RL, whose loss is around 0)
@@ -79,7 +81,6 @@ def get_defaults(stage: str) -> ConfigDict:
 
     if stage == "rl":
         c.rl = ConfigDict()
-        c.rl.algorithm = "grpo"  # or "ppo": with a critic as large as the policy
         c.rl.questions = 16  # a step
         c.rl.group = 16  # samples a question (the paper: 64)
         c.rl.max_new_tokens = 64  # of a sample (the paper: 1024)
@@ -92,9 +93,6 @@ def get_defaults(stage: str) -> ConfigDict:
         c.rl.aggregation = "sequence_mean"
         c.rl.updates_per_step = 1  # mu of Algorithm 1
         c.rl.max_rows = 512  # samples decoded together
-        c.rl.mesh = ConfigDict({"data": -1, "tensor": 1})  # the same devices, when they generate
-        c.rl.gae_decay = 0.95  # lambda (PPO)
-        c.rl.critic_rate = 10.0  # the critic's learning rate, in times of the policy's (PPO)
         c.rl.greedy_eval = True
         c.optimizer.weight_decay = 0.0
     return c
@@ -120,6 +118,7 @@ def _shrink(c: ConfigDict) -> ConfigDict:
     c.distributed = False
     c.steps, c.length, c.batch_size, c.micro_batches = 3, 192, 16, min(c.micro_batches, 2)
     c.data.path = c.data.heldout_path = c.data.text_field = ""
+    c.data.mixture = ConfigDict()
     c.data.num_examples, c.data.num_heldout = 400, 16
     c.optimizer.warmup_steps = 1
     c.eval.batch_size, c.log.every = 16, 1

@@ -1,4 +1,8 @@
-"""Pretraining (DeepSeekMath 2.2 and 2.3): next-token prediction on documents in full rows."""
+"""Pretraining (DeepSeekMath 2.2 and 2.3): next-token prediction on documents in full rows.
+
+Not in the paper, chosen here: documents that share a row do not attend to each other; each row
+is of one source of the mixture.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from dsmath_jax.data.batches import pretrain_batches
-from dsmath_jax.data.examples import load_examples
+from dsmath_jax.data.corpus import first_examples, load_documents, open_parts
+from dsmath_jax.data.documents import Encoding
+from dsmath_jax.data.mixture import Mixture
+from dsmath_jax.data.packing import DocumentRows
 from dsmath_jax.stages import setup
 from dsmath_jax.stages.supervised import fit
 from dsmath_jax.training.loop import Result
@@ -16,19 +22,15 @@ from dsmath_jax.training.loop import Result
 def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     """Trains on `config.data` for `config.steps` batches of batch_size x length tokens."""
     # ---- Data: documents ------------------------------------------------------------------------
-    examples = load_examples(config.data, "train", workdir)
-    heldout = load_examples(config.data, "heldout", workdir)
-    tokenizer = setup.open_tokenizer(config, workdir, examples)
+    parts = open_parts(config.data, "train")
+    heldout_parts = open_parts(config.data, "heldout")
+    tokenizer = setup.open_tokenizer(config, workdir, first_examples(parts, config.data))
 
-    def batches(some, batch_size, repeat):
-        return pretrain_batches(
-            some,
-            tokenizer,
-            length=config.length,
-            batch_size=batch_size,
-            seed=config.seed,
-            repeat=repeat,
-        )
+    def rows(parts, split):
+        documents = load_documents(parts, config.data, split, tokenizer, Encoding(), workdir)
+        options = {"length": config.length, "seed": config.seed, "repeat": split == "train"}
+        return [DocumentRows(name, d, **options) for name, d in documents.items()]
 
+    mixture = Mixture(rows(parts, "train"), {part.name: part.weight for part in parts})
     # ---- Train ----------------------------------------------------------------------------------
-    return fit(config, workdir, tokenizer, examples, heldout, batches)
+    return fit(config, workdir, tokenizer, mixture, rows(heldout_parts, "heldout"))

@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.errors import InputError
-from dsmath_jax.data.examples import Example
+from dsmath_jax.data.sources import Example
 from dsmath_jax.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
 from dsmath_jax.models.checkpoint import load_params, read_config
 from dsmath_jax.models.config import PRESETS, ModelConfig, preset
 from dsmath_jax.models.convert import SOURCE_CONFIG
 from dsmath_jax.models.hf import load_hf_params
 from dsmath_jax.models.parameters import flat_specs
-from dsmath_jax.models.sharding import (
-    batch_sharding,
-    make_mesh,
-    param_sharding,
-    param_shardings,
-    rearrange,
-)
+from dsmath_jax.models.sharding import batch_sharding, make_mesh, param_sharding, param_shardings
 from dsmath_jax.models.transformer import Transformer, init_params
-from dsmath_jax.training.optimizer import make_optimizer
 
 
 def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
@@ -43,20 +37,6 @@ def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
         return make_mesh(**config.mesh)
     except ValueError as e:
         raise InputError(f"config.mesh: {e}") from None
-
-
-def open_generation_mesh(config: ConfigDict, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-    """The mesh's devices as `config.rl.mesh` arranges them: weights split over tensor alone."""
-    try:
-        return rearrange(mesh, **config.rl.mesh)
-    except (TypeError, ValueError) as e:
-        raise InputError(f"config.rl.mesh: {e}") from None
-
-
-def open_rl_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    critic_rate = config.rl.critic_rate if config.rl.algorithm == "ppo" else 1.0
-    steps = config.steps * config.rl.updates_per_step
-    return make_optimizer(config.optimizer, steps, critic_rate=critic_rate)
 
 
 def check_parts(rows: int, config: ConfigDict, mesh: jax.sharding.Mesh, name: str) -> None:
@@ -81,14 +61,51 @@ def refuse_text_field(config: ConfigDict) -> None:
         )
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """Host arrays [batch, ...] onto the mesh."""
-    return {k: jax.device_put(v, batch_sharding(mesh, v.shape)) for k, v in batch.items()}
+def local_rows(
+    mesh: jax.sharding.Mesh, batch_size: int, devices: Collection[jax.Device] | None = None
+) -> np.ndarray:
+    """[rows] sorted: which rows of a batch the devices of this process (or those given) hold, all
+    or part of each; on a mesh that splits other things than the batch, all processes hold all."""
+    where = batch_sharding(mesh, (batch_size,)).devices_indices_map((batch_size,))
+    chosen = mesh.local_devices if devices is None else devices
+    parts = {where[device][0].indices(batch_size)[:2] for device in chosen}
+    return np.unique(np.concatenate([np.arange(*part) for part in parts]))
 
 
-def open_tokenizer(config: ConfigDict, workdir: pathlib.Path, examples: list[Example]) -> Tokenizer:
+def put_batch(
+    batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh, batch_size: int | None = None
+) -> dict[str, jax.Array]:
+    """Host arrays [batch, ...] onto the mesh, as arrays over all processes.
+
+    Args:
+      batch_size: of the whole batch, of which `batch` has this process's `local_rows`; None: the
+        batch is whole, and the same on every process.
+    """
+
+    def put(array: np.ndarray) -> jax.Array:
+        size = len(array) if batch_size is None else batch_size
+        rows = np.arange(size) if batch_size is None else local_rows(mesh, size)
+        shape = (size, *array.shape[1:])
+        sharding = batch_sharding(mesh, shape)
+        return jax.make_array_from_callback(shape, sharding, lambda i: shard(array, rows, size, i))
+
+    return {name: put(array) for name, array in batch.items()}
+
+
+def shard(
+    array: np.ndarray, rows: np.ndarray, batch_size: int, index: tuple[slice, ...] | None
+) -> np.ndarray:
+    """The part `index` of a whole batch, from an array of the rows `rows` of it."""
+    assert index  # arrays have at least the batch's dimension
+    first, last = np.searchsorted(rows, index[0].indices(batch_size)[:2])
+    return array[(slice(first, last), *index[1:])]
+
+
+def open_tokenizer(
+    config: ConfigDict, workdir: pathlib.Path, examples: Iterable[Example]
+) -> Tokenizer:
     """The run's own where it has one, else the configured, the checkpoint's, or one trained on the
-    examples."""
+    first 5000 examples (else they are not touched)."""
     if config.init.checkpoint and not pathlib.Path(config.init.checkpoint).is_dir():
         raise InputError(f"config.init.checkpoint={config.init.checkpoint} is not a directory")
     kept = workdir / "tokenizer"
@@ -104,7 +121,7 @@ def open_tokenizer(config: ConfigDict, workdir: pathlib.Path, examples: list[Exa
         raise InputError(
             f"{config.init.checkpoint} brings no tokenizer: set config.tokenizer to one"
         )
-    texts = (text for example in examples[:5000] for text in example.values())
+    texts = (text for example in itertools.islice(examples, 5000) for text in example.values())
     with tempfile.TemporaryDirectory() as folder:
         try:
             return train_sentencepiece(texts, folder, vocab_size=config.tokenizer_vocab)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +13,9 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from dsmath_jax.data.batches import padded_batches
-from dsmath_jax.data.examples import Example
+from dsmath_jax.data.batches import Batches, heldout_batches
+from dsmath_jax.data.mixture import Mixture
+from dsmath_jax.data.packing import Rows
 from dsmath_jax.data.tokenizers import Tokenizer
 from dsmath_jax.losses import next_token_loss
 from dsmath_jax.models.transformer import Transformer
@@ -51,6 +52,9 @@ def make_programs(
         loss, sums = next_token_loss(logp, predicted_mask(batch))
         used = (batch["segment_ids"] > 0).astype(jnp.float32)
         sums["packed"] = (used.sum(), jnp.float32(used.size))
+        for number, name in enumerate(config.data.mixture if "source" in batch else ()):
+            of_source = used * (batch["source"] == number)[:, None]
+            sums[f"share/{name}"] = (of_source.sum(), used.sum())
         return loss, (sums, {})
 
     return Programs(
@@ -66,22 +70,26 @@ def fit(
     config: ConfigDict,
     workdir: pathlib.Path,
     tokenizer: Tokenizer,
-    examples: list[Example],
-    heldout: list[Example],
-    batches: Callable[[list[Example], int, bool], Any],
+    mixture: Mixture,
+    heldout: Sequence[Rows],
 ) -> Result:
-    """Maximises the likelihood of the masked tokens; `eval/loss` is on the held-out examples.
+    """Maximises the likelihood of the masked tokens; `eval/loss` is on the held-out rows, and of a
+    mixture `eval/loss_NAME` on those of each source.
 
     Args:
-      batches: (examples, batch size, whether to repeat for ever) -> iterator of batches.
+      mixture: the rows to train on.
+      heldout: rows of each source that has some, one epoch.
     """
     # ---- Mesh, model, optimizer -----------------------------------------------------------------
     mesh = setup.open_mesh(config)
     setup.check_parts(config.batch_size, config, mesh, "config.batch_size")
-    train_batches = batches(examples, config.batch_size, True)
     eval_size = config.eval.batch_size
-    heldout_batches = (
-        list(padded_batches(batches(heldout, eval_size, False), eval_size)) if heldout else []
+    train_batches = Batches(
+        mixture,
+        config.batch_size,
+        seed=config.seed,
+        local=setup.local_rows(mesh, config.batch_size),
+        workers=config.data.workers,
     )
     model_config = setup.open_model_config(config, tokenizer)
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -97,17 +105,30 @@ def fit(
     programs = make_programs(config, setup.open_model(config, model_config), optimizer)
 
     def step_fn(state, batch, step, phases):
-        state, metrics = programs.update(state, setup.put_batch(batch, mesh))
-        return state, metrics | {"tokens": config.batch_size * config.length}
+        state, metrics = programs.update(state, setup.put_batch(batch, mesh, config.batch_size))
+        metrics = metrics | {"tokens": config.batch_size * config.length}
+        if config.data.mixture:  # since the start of the run
+            counts = mixture.tokens(train_batches.rows)
+            metrics |= {f"tokens/{name}": count for name, count in counts.items()}
+        return state, metrics
+
+    def heldout_loss(params, rows):
+        local = setup.local_rows(mesh, eval_size)
+        batches = heldout_batches(rows, eval_size, local)
+        put = (setup.put_batch(batch, mesh, eval_size) for batch in batches)
+        pairs = [jax.device_get(programs.heldout_sums(params, batch)) for batch in put]
+        return [float(sum(part)) for part in zip(*pairs, strict=True)]
 
     def evaluate(state, step):
-        if not heldout_batches:
+        if not heldout:
             return {}
-        rows = (setup.put_batch(batch, mesh) for batch in heldout_batches)
-        pairs = [jax.device_get(programs.heldout_sums(state.params, batch)) for batch in rows]
-        total, count = (float(sum(part)) for part in zip(*pairs, strict=True))
+        sums = {rows.name: heldout_loss(state.params, rows) for rows in heldout}
+        total, count = (sum(part) for part in zip(*sums.values(), strict=True))
         loss = total / count
-        return {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 50.0))}
+        results = {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 50.0))}
+        if config.data.mixture:
+            results |= {f"eval/loss_{name}": part / n for name, (part, n) in sums.items()}
+        return results
 
     # ---- Train ----------------------------------------------------------------------------------
     with jax.set_mesh(mesh):

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from dsmath_jax.data.batches import set_position
+from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.training.checkpoints import Checkpoints
 from dsmath_jax.training.errors import TrainingError
@@ -59,7 +58,7 @@ def run(
     config: ConfigDict,
     workdir: pathlib.Path,
     checkpoints: Checkpoints,
-    data: grain.DatasetIterator,
+    data: Batches,
     step_fn: StepFn,
     *,
     new_state: Callable[[], TrainState],
@@ -171,7 +170,7 @@ def _agreed(stop: bool) -> bool:
 
 def _start(
     checkpoints: Checkpoints,
-    data: grain.DatasetIterator,
+    data: Batches,
     new_state: Callable[[], TrainState],
     abstract: TrainState,
 ) -> tuple[TrainState, int]:
@@ -180,7 +179,7 @@ def _start(
         return new_state(), 0
     state, position = checkpoints.restore(abstract)
     try:
-        set_position(data, position)
+        data.set_state(position)
     except (ValueError, TypeError, KeyError) as e:
         raise InputError(
             f"{checkpoints.directory / str(step)} was saved with other data settings ({e}); "

@@ -1,4 +1,4 @@
-"""Batches: what is masked, what is packed, and that an iterator's state is enough to go on."""
+"""Batches: what is masked, and that neither resuming, hosts nor workers change them."""
 
 import json
 
@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from dsmath_jax.data.batches import (
+    Batches,
     encode_questions,
-    padded_batches,
-    pretrain_batches,
+    heldout_batches,
     question_batches,
-    set_position,
-    sft_batches,
 )
+from dsmath_jax.data.documents import Encoding, encode
 from dsmath_jax.data.errors import InputError
+from dsmath_jax.data.mixture import Mixture
+from dsmath_jax.data.packing import DocumentRows, ExampleRows
 from dsmath_jax.data.tokenizers import train_sentencepiece
 from dsmath_jax.data.word_problems import generate
 
@@ -28,82 +29,116 @@ def tokenizer(tmp_path_factory):
     return train_sentencepiece(texts, tmp_path_factory.mktemp("tokenizer"), vocab_size=400)
 
 
-def sft(tokenizer, **changes):
-    options = dict(prompt="sft", length=128, batch_size=4, seed=0) | changes
-    return sft_batches(EXAMPLES, tokenizer, **options)
+def example_rows(tokenizer, examples=EXAMPLES, name="a", length=128, **options):
+    documents = encode(examples, tokenizer, Encoding("sft"))
+    return ExampleRows(name, documents, tokenizer, length=length, seed=0, **options)
 
 
-def questions(tokenizer, max_tokens=100):
-    return encode_questions(EXAMPLES, tokenizer, prompt="plain", max_tokens=max_tokens)
+def sft(tokenizer, **options):
+    """Two sources, 3 to 1; both begin again within a dozen batches of 4."""
+    mixture = Mixture(
+        [
+            example_rows(tokenizer, EXAMPLES[:120], "a"),
+            example_rows(tokenizer, EXAMPLES[120:], "b"),
+        ],
+        {"a": 3, "b": 1},
+    )
+    return Batches(mixture, options.pop("batch_size", 4), **options)
 
 
-def segments(batch):
-    """(ids, mask, positions) of each packed example."""
-    for row in range(len(batch["tokens"])):
-        for segment in range(1, batch["segment_ids"][row].max() + 1):
-            on = batch["segment_ids"][row] == segment
-            yield batch["tokens"][row][on], batch["loss_mask"][row][on], batch["positions"][row][on]
+def pretrain(tokenizer, **options):
+    documents = encode(EXAMPLES, tokenizer, Encoding())
+    rows = [DocumentRows(n, documents, length=96, seed=1) for n in ("a", "b", "c")]
+    mixture = Mixture(rows, {"a": 0.5, "b": 0.2, "c": 0.3})
+    return Batches(mixture, options.pop("batch_size", 8), **options)
+
+
+def questions(tokenizer, **options):
+    rows = encode_questions(EXAMPLES, tokenizer, prompt="plain", max_tokens=100)
+    return question_batches(rows, batch_size=24, seed=1)
 
 
 def test_sft_masks_the_prompt_and_trains_solution_and_eos(tokenizer):
     wanted = {e["question"]: e["solution"] for e in EXAMPLES}
     batch = next(sft(tokenizer))
-    for ids, mask, positions in segments(batch):
-        np.testing.assert_array_equal(positions, np.arange(len(ids)))
-        start = int(mask.argmax())
-        assert mask[start:].all() and not mask[:start].any()
-        question = tokenizer.decode(ids[:start]).removeprefix("User: ")
-        question = question.removesuffix("\n\nAssistant:")
-        assert tokenizer.decode(ids[start:]) == " " + wanted[question]
-        assert ids[0] == tokenizer.bos_id and ids[-1] == tokenizer.eos_id
-    padding = batch["segment_ids"] == 0
-    assert not batch["loss_mask"][padding].any()
-
-
-def test_every_example_comes_once_an_epoch(tokenizer):
-    seen = []
-    for batch in sft(tokenizer, repeat=False):
-        seen += [tuple(ids) for ids, _, _ in segments(batch)]
-    assert len(seen) == len(set(seen)) == len(EXAMPLES)
-
-
-def test_rows_are_well_packed(tokenizer):
-    batches = sft(tokenizer, length=256)
-    used = np.mean([(next(batches)["segment_ids"] > 0).mean() for _ in range(10)])
-    assert used > 0.8
+    for row in range(4):
+        for segment in range(1, batch["segment_ids"][row].max() + 1):
+            on = batch["segment_ids"][row] == segment
+            ids, mask = batch["tokens"][row][on], batch["loss_mask"][row][on]
+            start = int(mask.argmax())
+            assert mask[start:].all() and not mask[:start].any()
+            question = tokenizer.decode(ids[:start]).removeprefix("User: ")
+            question = question.removesuffix("\n\nAssistant:")
+            assert tokenizer.decode(ids[start:]) == " " + wanted[question]
+            assert ids[0] == tokenizer.bos_id and ids[-1] == tokenizer.eos_id
 
 
 def test_pretraining_rows_are_full_and_know_their_documents(tokenizer):
-    batch = next(pretrain_batches(EXAMPLES, tokenizer, length=96, batch_size=8, seed=0))
+    batch = next(pretrain(tokenizer))
     assert (batch["segment_ids"] > 0).all() and batch["loss_mask"].all()
-    for ids, _, positions in segments(batch):
-        np.testing.assert_array_equal(np.diff(positions), 1)
-        assert list(ids[1:]).count(tokenizer.bos_id) == 0
+    begins = np.diff(batch["segment_ids"], axis=1) == 1
+    np.testing.assert_array_equal(batch["tokens"][:, 1:] == tokenizer.bos_id, begins)
 
 
-@pytest.mark.parametrize("kind", ["sft", "pretrain", "questions"])
-@pytest.mark.parametrize("after", [0, 1, 7])
-def test_state_gives_the_same_batches_again(kind, after, tokenizer):
-    def fresh():
-        if kind == "sft":
-            return sft(tokenizer)
-        if kind == "pretrain":
-            return pretrain_batches(EXAMPLES, tokenizer, length=96, batch_size=4, seed=1)
-        return question_batches(questions(tokenizer), batch_size=24, seed=1)
-
-    one = fresh()
+@pytest.mark.parametrize("make", [sft, pretrain, questions])
+@pytest.mark.parametrize("after", [0, 1, 7, 30])
+def test_state_gives_the_same_batches_again(make, after, tokenizer):
+    one = make(tokenizer)
     for _ in range(after):
         next(one)
     state = json.loads(json.dumps(one.get_state()))
     expected = [next(one) for _ in range(12)]
-    other = fresh()
-    set_position(other, state)
+    other = make(tokenizer)
+    other.set_state(state)
     for batch in expected:
         np.testing.assert_equal(next(other), batch)
 
 
+@pytest.mark.parametrize("make", [sft, pretrain])
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_other_hosts_give_the_same_global_batches(make, hosts, tokenizer):
+    whole = make(tokenizer, batch_size=8)
+    share = 8 // hosts
+    parts = [
+        make(tokenizer, batch_size=8, local=np.arange(share * p, share * (p + 1)))
+        for p in range(hosts)
+    ]
+    for _ in range(15):
+        batch, pieces = next(whole), [next(part) for part in parts]
+        assert {len(p["tokens"]) for p in pieces} == {share}
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], np.concatenate([p[name] for p in pieces]))
+
+
+def test_resuming_on_other_hosts_and_workers_gives_the_same_batches(tokenizer):
+    whole = pretrain(tokenizer)
+    expected = [next(whole) for _ in range(9)]
+    one = pretrain(tokenizer)
+    for _ in range(4):
+        next(one)
+    state = json.loads(json.dumps(one.get_state()))
+    host = pretrain(tokenizer, local=np.array([1, 2, 5]), workers=2)
+    host.set_state(state)
+    for batch in expected[4:]:
+        mine = next(host)
+        for name in batch:
+            np.testing.assert_array_equal(mine[name], batch[name][[1, 2, 5]])
+
+
+def test_going_on_with_other_data_is_refused(tokenizer):
+    state = sft(tokenizer).get_state()
+    other = Batches(Mixture([example_rows(tokenizer, EXAMPLES[:50])], {"a": 1.0}), 4)
+    with pytest.raises(ValueError, match=r"sources a share was \[3, 4\] there and is \[1, 1\]"):
+        other.set_state(state)
+    with pytest.raises(ValueError, match="seed was 0 there and is 5 here"):
+        sft(tokenizer, seed=5).set_state(state)
+    with pytest.raises(ValueError, match="questions was 200 there and is None here"):
+        sft(tokenizer, seed=1).set_state(questions(tokenizer).get_state())
+
+
 def test_questions_cover_the_data_before_they_repeat(tokenizer):
-    batches = question_batches(questions(tokenizer), batch_size=40, seed=0)
+    rows = encode_questions(EXAMPLES, tokenizer, prompt="plain", max_tokens=100)
+    batches = question_batches(rows, batch_size=40, seed=0)
     first, second = ([q["index"] for _ in range(5) for q in next(batches)] for _ in range(2))
     assert sorted(first) == sorted(second) == list(range(200))
     assert first != second
@@ -111,16 +146,17 @@ def test_questions_cover_the_data_before_they_repeat(tokenizer):
 
 def test_too_long_is_refused_with_its_lengths(tokenizer):
     with pytest.raises(InputError, match=r"tokens, more than config.length=20"):
-        sft(tokenizer, length=20)
+        example_rows(tokenizer, length=20)
     with pytest.raises(InputError, match=r"leaves 10"):
-        questions(tokenizer, max_tokens=10)
+        encode_questions(EXAMPLES, tokenizer, prompt="plain", max_tokens=10)
 
 
-def test_no_examples_is_an_error(tokenizer):
-    with pytest.raises(InputError, match="data set is empty"):
-        pretrain_batches([], tokenizer, length=8, batch_size=1, seed=0)
-
-
-def test_last_batch_is_filled_with_empty_rows(tokenizer):
-    shapes = {b["tokens"].shape for b in padded_batches(sft(tokenizer, repeat=False), 4)}
-    assert shapes == {(4, 128)}
+def test_heldout_rows_come_once_and_the_last_batch_is_filled_up(tokenizer):
+    rows = example_rows(tokenizer, repeat=False)
+    batches = list(heldout_batches(rows, 7))
+    assert {b["tokens"].shape for b in batches} == {(7, 128)}
+    used = np.concatenate([b["segment_ids"] for b in batches]) > 0
+    assert used.sum() == rows.total and used.any(axis=1).sum() == rows.per_epoch
+    mine = list(heldout_batches(rows, 7, np.array([2, 6])))
+    for batch, part in zip(batches, mine, strict=True):
+        np.testing.assert_array_equal(part["tokens"], batch["tokens"][[2, 6]])

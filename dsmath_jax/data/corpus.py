@@ -1,0 +1,179 @@
+"""From `config.data` to documents: one source, a mixture of several, or generated word problems."""
+
+from __future__ import annotations
+
+import difflib
+import pathlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ml_collections import ConfigDict
+
+from dsmath_jax.data.documents import Documents, Encoding, encode
+from dsmath_jax.data.errors import InputError
+from dsmath_jax.data.sources import (
+    Example,
+    Rejected,
+    Source,
+    check_rejected,
+    open_source,
+    read_chunk,
+)
+from dsmath_jax.data.token_cache import open_documents
+from dsmath_jax.data.tokenizers import Tokenizer
+from dsmath_jax.data.word_problems import generate
+
+SINGLE = "data"  # name of the source where there is one
+MIXTURE_FIELDS = (
+    "path",
+    "weight",
+    "heldout_path",
+    "text_field",
+    "question_field",
+    "solution_field",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A source of the mixture and its weight; without files, examples in memory."""
+
+    name: str
+    weight: float
+    source: Source | None
+    examples: tuple[Example, ...] = ()
+
+
+def open_parts(config: ConfigDict, split: str) -> list[Part]:
+    """The sources of a split, "train" or "heldout" (where some or all may have none).
+
+    Args:
+      config: `config.data` of a stage.
+
+    Raises:
+      InputError: a file is missing, or `config.mixture` has a field too many or too few.
+    """
+    if split == "heldout" and config.num_heldout < 1:
+        return []
+    if config.mixture:
+        if config.path or config.heldout_path:
+            raise InputError(
+                "config.data.mixture and config.data.path (or heldout_path) are both set: put the "
+                "path into the mixture, with its weight"
+            )
+        return [p for name in config.mixture if (p := _mixture_part(config, name, split))]
+    if not config.path:
+        return [Part(SINGLE, 1.0, None, tuple(word_problems(config, split)))]
+    field = "path" if split == "train" else "heldout_path"
+    if not config[field]:
+        return []
+    source = open_source(config[field], wanted_fields(config), name=field, split=split)
+    return [Part(SINGLE, 1.0, source)]
+
+
+def _mixture_part(config: ConfigDict, name: str, split: str) -> Part | None:
+    entry = config.mixture[name]
+    label = f"mixture.{name}"
+    if not isinstance(entry, ConfigDict):
+        raise InputError(
+            f'config.data.{label} is {entry!r}: make it {{"path": ..., "weight": ...}}'
+        )
+    for field in entry:
+        if field not in MIXTURE_FIELDS:
+            nearest = difflib.get_close_matches(field, MIXTURE_FIELDS, n=1, cutoff=0.0)[0]
+            raise InputError(
+                f"config.data.{label}.{field}: there is no such field; did you mean {nearest}?"
+            )
+    for field in ("path", "weight"):
+        if not entry.get(field):
+            raise InputError(f"config.data.{label}.{field} is missing: set it")
+    field = "path" if split == "train" else "heldout_path"
+    if not entry.get(field):
+        return None
+    fields = wanted_fields(ConfigDict(config.to_dict() | entry.to_dict()))
+    source = open_source(entry[field], fields, name=f"{label}.{field}", split=split)
+    return Part(name, entry.weight, source)
+
+
+def wanted_fields(config: ConfigDict) -> dict[str, str]:
+    """{name of an example's field: field of a record}."""
+    if config.text_field:
+        return {"text": config.text_field}
+    return {"question": config.question_field, "solution": config.solution_field}
+
+
+def word_problems(config: ConfigDict, split: str) -> Iterator[Example]:
+    problems = generate(
+        config.num_examples if split == "train" else config.num_heldout,
+        split=split,
+        seed=config.seed if split == "train" else 0,
+        chain_share=config.chain_share,
+    )
+    for p in problems:
+        yield {"question": p.question, "solution": p.solution, "answer": p.answer}
+
+
+def first_examples(parts: Iterable[Part], config: ConfigDict) -> Iterator[Example]:
+    """The examples that can be read, in order, a chunk of each source at a time: to train a
+    tokenizer on the first of them.
+
+    Raises:
+      InputError: there are none.
+    """
+    counts: dict[str, Rejected] = {}
+    chunks = {p.name: iter(p.source.chunks) for p in parts if p.source is not None}
+    sources = {p.name: p.source for p in parts if p.source is not None}
+    found = False
+    for part in parts:
+        found = found or bool(part.examples)
+        yield from part.examples
+    while chunks:
+        for name in list(chunks):
+            chunk = next(chunks[name], None)
+            if chunk is None:
+                del chunks[name]
+                continue
+            piece = read_chunk(chunk, sources[name].fields)
+            counts.setdefault(name, Rejected(None)).add(chunk, piece)
+            found = found or bool(piece.examples)
+            yield from piece.examples
+    if not found:
+        for name, source in sources.items():
+            count = counts.get(name, Rejected(None))
+            allowed = config.max_rejected_share
+            check_rejected(source.path, count.total, count.bad, count.first, allowed, None)
+
+
+def load_documents(
+    parts: Iterable[Part],
+    config: ConfigDict,
+    split: str,
+    tokenizer: Tokenizer,
+    encoding: Encoding,
+    workdir: pathlib.Path,
+) -> dict[str, Documents]:
+    """The documents of each part, from the cache of tokens; of held-out data the first
+    `config.num_heldout`. Bad records go to `workdir`/rejected_SPLIT.jsonl (of a mixture,
+    rejected_SPLIT_NAME.jsonl).
+
+    Raises:
+      InputError: a source is empty or has too many bad records.
+    """
+    cache = pathlib.Path(config.cache) if config.cache else workdir.parent / "token_cache"
+    documents = {}
+    for part in parts:
+        if part.source is None:
+            documents[part.name] = encode(part.examples, tokenizer, encoding)
+            continue
+        suffix = f"_{part.name}" if config.mixture else ""
+        opened = open_documents(
+            part.source,
+            tokenizer,
+            encoding,
+            cache,
+            name=f"{part.name}_{split}",
+            max_rejected_share=config.max_rejected_share,
+            rejected=workdir / f"rejected_{split}{suffix}.jsonl",
+        )
+        documents[part.name] = opened.head(config.num_heldout) if split == "heldout" else opened
+    return documents
