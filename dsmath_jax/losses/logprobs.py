@@ -19,6 +19,7 @@ def token_logprobs(
     temperature: float | jax.Array = 1.0,
     *,
     chunk: int | None = None,
+    vocab_axis: str | None = None,
 ) -> jax.Array:
     """log softmax(hidden @ head / temperature) at `targets`, over the full vocabulary.
 
@@ -32,25 +33,40 @@ def token_logprobs(
       targets: [...] int, in [0, vocab).
       temperature: positive scalar, taken as a constant: no gradient goes to it.
       chunk: vocabulary columns at a time; by default all of them when the logits are small.
+      vocab_axis: inside `jax.shard_map`, the mesh axis that splits the vocabulary: `head` then
+        holds this device's columns, while `hidden` and `targets` are whole.
 
     Returns:
       [...] float32, differentiable in hidden and head.
     """
-    vocab = head.shape[1]
+    columns = head.shape[1]
     if chunk is None:
-        dense = targets.size * vocab <= DENSE_LIMIT
-        chunk = vocab if dense else max(512, 128 * math.ceil(vocab / NUM_CHUNKS / 128))
+        dense = targets.size * columns <= DENSE_LIMIT
+        chunk = columns if dense else max(512, 128 * math.ceil(columns / NUM_CHUNKS / 128))
     inverse = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32))
-    if chunk >= vocab:
+    if vocab_axis is not None:
+        targets = targets - jax.lax.axis_index(vocab_axis) * columns
+    if chunk >= columns:
         scores = jnp.matmul(hidden, head, preferred_element_type=jnp.float32) * inverse
-        chosen = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
-        return chosen - jax.nn.logsumexp(scores, axis=-1)
-    flat = _chunked(hidden.reshape(-1, hidden.shape[-1]), head, targets.reshape(-1), inverse, chunk)
-    return flat.reshape(targets.shape)
+        at = jnp.clip(targets, 0, columns - 1)
+        chosen = jnp.take_along_axis(scores, at[..., None], axis=-1)[..., 0]
+        total = jax.nn.logsumexp(scores, axis=-1)
+    else:
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        total, chosen = _chunked(flat, head, targets.reshape(-1), inverse, chunk)
+        total, chosen = total.reshape(targets.shape), chosen.reshape(targets.shape)
+    if vocab_axis is not None:
+        here = (targets >= 0) & (targets < columns)
+        chosen = jax.lax.psum(jnp.where(here, chosen, 0.0), vocab_axis)
+        peak = jax.lax.pmax(jax.lax.stop_gradient(total), vocab_axis)
+        total = peak + jnp.log(jax.lax.psum(jnp.exp(total - peak), vocab_axis))
+    return chosen - total
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _chunked(hidden, head, targets, inverse, chunk):
+    """hidden [tokens, size] -> (logsumexp of the scores, score of the target), each [tokens]; a
+    target outside of the vocabulary has score 0."""
     return _forward(hidden, head, targets, inverse, chunk)[0]
 
 
@@ -83,19 +99,20 @@ def _forward(hidden, head, targets, inverse, chunk):
     carry = (lowest, jnp.zeros(tokens), jnp.zeros(tokens))
     indices = jnp.arange(-(-head.shape[1] // chunk))
     (peak, total, chosen), _ = jax.lax.scan(body, carry, indices)
-    normalizer = peak + jnp.log(total)
-    return chosen - normalizer, (hidden, head, targets, inverse, normalizer)
+    total = peak + jnp.log(total)
+    return (total, chosen), (hidden, head, targets, inverse, total)
 
 
-def _backward(chunk, residuals, grad):
-    hidden, head, targets, inverse, normalizer = residuals
+def _backward(chunk, residuals, grads):
+    hidden, head, targets, inverse, total = residuals
+    d_total, d_chosen = (g * inverse for g in grads)
 
     def body(carry, index):
         d_hidden, d_head = carry
         scores, columns, fresh, start = _chunk_scores(hidden, head, inverse, index, chunk)
-        probs = jnp.where(fresh, jnp.exp(scores - normalizer[:, None]), 0.0)
+        probs = jnp.where(fresh, jnp.exp(scores - total[:, None]), 0.0)
         hit = (targets[:, None] - start == jnp.arange(chunk)) & fresh
-        d_scores = (hit - probs) * (grad * inverse)[:, None]
+        d_scores = probs * d_total[:, None] + hit * d_chosen[:, None]
         d_scores = d_scores.astype(hidden.dtype)
         d_hidden += jnp.matmul(d_scores, columns.T, preferred_element_type=jnp.float32)
         d_columns = jnp.matmul(hidden.T, d_scores, preferred_element_type=jnp.float32)

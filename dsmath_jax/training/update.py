@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 
 from dsmath_jax.losses import token_logprobs
-from dsmath_jax.models.sharding import constrain
+from dsmath_jax.models.sharding import constrain, partition_spec
 from dsmath_jax.training.spikes import SpikeRule, judge, limits
 from dsmath_jax.training.state import TrainState
 
@@ -29,8 +29,28 @@ def sequence_logprobs(
     model = nnx.merge(graph, params)
     hidden = model.hidden(batch["tokens"], batch.get("positions"), batch["segment_ids"])
     targets = jnp.roll(batch["tokens"], -1, axis=1)
-    logp = token_logprobs(hidden, model.output_head(), targets, temperature)
+    logp = _split_logprobs(hidden, model.output_head(), targets, temperature)
     return jnp.roll(logp, 1, axis=1).at[:, 0].set(0.0)
+
+
+def _split_logprobs(hidden, head, targets, temperature):
+    """`token_logprobs` on a mesh: each device has its rows, and the columns of its part of axis
+    tensor, which it gathers over fsdp once; the head's gradient is scattered back likewise."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return token_logprobs(hidden, head, targets, temperature)
+    rows = partition_spec(("batch", "length"), targets.shape, mesh)
+    columns = partition_spec(("embed", "vocab"), head.shape, mesh)
+
+    def one_device(hidden, head, targets):
+        if "fsdp" in columns:
+            head = jax.lax.all_gather(head, "fsdp", axis=0, tiled=True)
+        vocab_axis = "tensor" if "tensor" in columns else None
+        return token_logprobs(hidden, head, targets, temperature, vocab_axis=vocab_axis)
+
+    return jax.shard_map(
+        one_device, in_specs=(rows, columns, rows), out_specs=rows, check_vma=False
+    )(hidden, head, targets)
 
 
 def predicted_mask(batch: Batch) -> jax.Array:
