@@ -7,17 +7,30 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from dsmath_jax.models.attention import BACKENDS, causal_attention, decode_attention
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.embedding import embed_tokens
 from dsmath_jax.models.parameters import init_param, param_specs
 from dsmath_jax.models.rope import cos_sin, rotate
 from dsmath_jax.models.sharding import constrain
 
+POLICIES = jax.checkpoint_policies
+ATTENTION = POLICIES.save_only_these_names("attention_residuals")
+
+# What the backward pass finds of a layer; the rest it computes again.
 REMAT = {
     "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": POLICIES.save_from_both_policies(POLICIES.dots_with_no_batch_dims_saveable, ATTENTION),
+    "attention": ATTENTION,
+    "full": POLICIES.nothing_saveable,
+    "offload": POLICIES.save_and_offload_only_these_names(
+        names_which_can_be_saved=["attention_residuals"],
+        names_which_can_be_offloaded=["layer_input"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 
@@ -53,8 +66,9 @@ class Transformer(nnx.Module):
       params: use these (nested dict of arrays, structured as `param_specs`), not random ones.
       dtype: of the computation.
       param_dtype: of random parameters.
-      remat: what the backward pass keeps of a layer: "none" recomputes nothing, "dots" keeps matrix
-        products, "full" keeps a layer's input alone.
+      remat: what the backward pass finds of a layer beside its input: "none" all, "dots" matrix
+        products and attention's result, "attention" that result, "full" nothing; "offload" is
+        "attention" with the layers' inputs in the host's memory.
       attention: "auto", or which of `attention.BACKENDS`.
     """
 
@@ -120,10 +134,13 @@ class Transformer(nnx.Module):
             segment_ids = jnp.ones_like(tokens)
         if positions is None:
             positions = positions_of(segment_ids)
-        x = constrain(self._embed(tokens), "batch", "length", "hidden")
+        x = embed_tokens(self.embed[...], tokens, self.dtype)
+        x = constrain(x, "batch", "length", "hidden")
         cos, sin = cos_sin(self.config, positions)
 
         def body(x, params):
+            x = checkpoint_name(x, "layer_input")
+
             def attend(q, k, v):
                 return causal_attention(q, k, v, segment_ids, self.attention), (
                     k,
@@ -183,15 +200,13 @@ class Transformer(nnx.Module):
             x, (new_k, new_v) = self._layer(params, x, cos, sin, attend)
             return (x, new_k, new_v), None
 
-        carry = (self._embed(tokens), cache.new_k, cache.new_v)
+        x = self.embed[...][tokens].astype(self.dtype)
+        carry = (x, cache.new_k, cache.new_v)
         layers = jnp.arange(self.config.num_layers)
         inputs = (self._stacked(), layers, cache.prompt_k, cache.prompt_v)
         (x, new_k, new_v), _ = jax.lax.scan(body, carry, inputs)
         x = rms_norm(x, self.final_norm[...], self.config.norm_eps)
         return x, cache._replace(new_k=new_k, new_v=new_v)
-
-    def _embed(self, tokens):
-        return self.embed[...][tokens].astype(self.dtype)
 
     def _stacked(self) -> dict[str, jax.Array]:
         return nnx.to_pure_dict(nnx.state(self.layers))
