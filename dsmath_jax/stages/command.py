@@ -11,6 +11,7 @@ import re
 import runpy
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from dsmath_jax.data.errors import InputError
+from dsmath_jax.stages import hosts
 from dsmath_jax.stages.defaults import STAGES
 from dsmath_jax.training.errors import TrainingError
 
@@ -37,8 +39,17 @@ def main(description: str, run: Callable[[ConfigDict], None] | None = None) -> N
         app.run(functools.partial(_start, run or _train), flags_parser=_parse_flags)
     except InputError as e:
         _end(2, e)
-    except (TrainingError, OSError) as e:
+    except TrainingError as e:
         _end(1, e)
+    except Exception as e:
+        if message := hosts.lost_host(e):
+            _end(1, message)
+        if isinstance(e, OSError):
+            _end(1, e)
+        if not hosts.joined():
+            raise
+        traceback.print_exc()
+        os._exit(1)  # at its end JAX would wait for the other hosts
 
 
 def _leave(number: int, frame: Any) -> None:
@@ -46,7 +57,7 @@ def _leave(number: int, frame: Any) -> None:
     os._exit(128 + number)
 
 
-def _end(status: int, error: Exception) -> None:
+def _end(status: int, error: Exception | str) -> None:
     print(f"error: {error}", file=sys.stderr, flush=True)
     os._exit(status)  # threads of a library must not hold the process up
 
@@ -108,15 +119,9 @@ def _start(run: Callable[[ConfigDict], None], argv: list[str]) -> None:
         raise InputError(f"{argv[1]!r} is not a flag; flags start with --")
     config = _CONFIG.value
     if config.distributed:
-        import jax
-
-        try:
-            jax.distributed.initialize()
-        except ValueError as e:
-            raise InputError(
-                f"config.distributed=True, but JAX finds no cluster here ({e}): on one machine add "
-                "--config.distributed=False, and for a trial :smoke after the file's name"
-            ) from None
+        if not hosts.is_worker():
+            os._exit(hosts.supervise())
+        hosts.join(config.host_timeout)
     run(config)
 
 

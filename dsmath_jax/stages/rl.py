@@ -205,6 +205,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             new_state=new_state,
             abstract=abstract_state(model_config, optimizer, mesh, with_reference=True),
             evaluate=evaluate,
+            waits=True,
             learning_rate=lambda step: make_schedule(
                 config.optimizer, config.steps * rl.updates_per_step
             )(step * rl.updates_per_step),

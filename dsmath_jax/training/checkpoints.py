@@ -1,4 +1,4 @@
-"""Checkpoints of a training: asynchronous, the last few kept, safe to kill at any moment."""
+"""Checkpoints of a training: asynchronous, with checksums, safe to kill at any moment."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.errors import InputError
+from dsmath_jax.models.checksums import damage, write_checksums
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.training.errors import TrainingError
 from dsmath_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -22,12 +27,21 @@ log = logging.getLogger(__name__)
 class Checkpoints:
     """`workdir/checkpoints/STEP/`: the state, the data iterator's position and the model's shape.
 
-    A save that fails (a full disk) is reported and removed; the run goes on, and the last good
-    checkpoint stays. Saving happens beside the training; the state may be donated right after.
+    Saving happens beside the training; the state may be donated right after. A directory gets its
+    name once it is whole, with the checksums of its files in it. A save that fails (a full disk) is
+    reported and removed; the run goes on, and the last good checkpoint stays. With several
+    processes, which share the filesystem, it ends the run: they could not go on as one.
+
+    Opening verifies the last checkpoint. A damaged one is reported and set aside as STEP.damaged,
+    and the one before takes its place.
+
+    Raises:
+      InputError: there are checkpoints, and all are damaged.
     """
 
     def __init__(self, workdir: pathlib.Path, config: ConfigDict, model_config: ModelConfig):
-        self.directory = workdir / "checkpoints"
+        self.directory = (workdir / "checkpoints").absolute()
+        self._set_damaged_aside()
         self.stage = config.stage
         self.shape = dataclasses.asdict(model_config)
         self.options = config.checkpoint
@@ -35,15 +49,64 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
-            self.directory.absolute(),
+            self.directory,
             item_names=("state", "meta"),
             options=ocp.CheckpointManagerOptions(
-                save_interval_steps=self.options.every,
                 max_to_keep=self.options.keep,
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(
+                    post_finalization_callback=self._checksum,
+                    barrier_sync_fn=self._checksum_own_and_wait,
+                ),
             ),
         )
+
+    def _partial(self) -> pathlib.Path:
+        """Where Orbax writes the save under way, until it renames it to STEP."""
+        return next(self.directory.glob(f"{self.saving}.orbax-checkpoint-tmp*"))
+
+    def _checksum(self) -> None:
+        """The first process, when all have written and before the rename."""
+        write_checksums(self._partial())
+
+    def _checksum_own_and_wait(self, *, key: str, timeout_ms: int) -> None:
+        """Each process, when it has written its own files and will wait for the others."""
+        own = f"state/ocdbt.process_{jax.process_index()}"
+        if "write_complete" in key and (self._partial() / own).is_dir():
+            write_checksums(self._partial(), own)
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+    def _set_damaged_aside(self) -> None:
+        here, processes = jax.process_index(), jax.process_count()
+        aside = 0
+        while steps := self._steps_on_disk():
+            step = max(steps)
+            problem = damage(self.directory / str(step), share=(here, processes))
+            if processes > 1:
+                found = multihost_utils.process_allgather(np.array(bool(problem)))
+                problem = problem or ("seen by another host" if found.any() else "")
+            if not problem:
+                return
+            place = self.directory / f"{step}.damaged"
+            log.warning("checkpoint %s is damaged (%s): set aside as %s", step, problem, place.name)
+            aside += 1
+            if here == 0:
+                number = 2
+                while place.exists():
+                    place = place.with_name(f"{step}.damaged-{number}")
+                    number += 1
+                (self.directory / str(step)).rename(place)
+            if processes > 1:
+                multihost_utils.sync_global_devices(f"set aside {step}")
+        if aside:
+            raise InputError(
+                f"all {aside} checkpoints in {self.directory} are damaged and set aside there as "
+                "STEP.damaged: the same command now begins at step 0"
+            )
+
+    def _steps_on_disk(self) -> list[int]:
+        return [int(path.name) for path in self.directory.glob("*") if path.name.isdecimal()]
 
     def latest_step(self) -> int | None:
         return self.manager.latest_step()
@@ -88,15 +151,17 @@ class Checkpoints:
         self, step: int, state: TrainState, data: dict[str, Any], *, force: bool = False
     ) -> None:
         """Saves when the step is due (or `force`d), in the background."""
-        if step in self.manager.all_steps() or not (force or self.manager.should_save(step)):
+        due = force or step % self.options.every == 0
+        if not due or step in self.manager.all_steps():
             return
         self.wait()
+        self.saving = step
         meta = {"stage": self.stage, "model": self.shape, "data": data}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)
         )
         try:
-            self.manager.save(step, args=args, force=force)
+            self.manager.save(step, args=args, force=True)
         except Exception as e:  # Orbax raises whatever its storage raises
             self._failed(e)
 
@@ -115,6 +180,13 @@ class Checkpoints:
     def _failed(self, error: Exception) -> None:
         """Reports, frees what the failed save wrote, and reads again what is on disk: the manager
         would else count the failed step among those it keeps."""
+        if jax.process_count() > 1:
+            if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
+                raise error
+            raise TrainingError(
+                f"saving a checkpoint failed ({_first_line(error)}): when that is repaired, the "
+                "same command goes on from the last good one"
+            )
         with contextlib.suppress(Exception):  # it reports the same failure once more
             self.manager.close()
         for partial in self.directory.glob("*.orbax-checkpoint-tmp*"):
@@ -123,6 +195,10 @@ class Checkpoints:
         good = self.latest_step()
         log.warning(
             "saving a checkpoint failed (%s); the run goes on, %s",
-            str(error).strip().split("\n")[0][:300],
+            _first_line(error),
             "with no good checkpoint yet" if good is None else f"the last good one is step {good}",
         )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 import pathlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.batches import Batches
@@ -23,6 +19,7 @@ from dsmath_jax.training.errors import TrainingError
 from dsmath_jax.training.metrics import Metrics, StatusLine, reported_disk_errors
 from dsmath_jax.training.report import write_report
 from dsmath_jax.training.state import TrainState
+from dsmath_jax.training.stopping import Agreement, stop_signals
 
 # (state, batch, step, phases) -> (state, metrics); metrics may be arrays that are still computed.
 StepFn = Callable[[TrainState, Any, int, "Phases"], tuple[TrainState, dict[str, Any]]]
@@ -65,11 +62,12 @@ def run(
     abstract: TrainState,
     evaluate: Callable[[TrainState, int], dict[str, float]],
     learning_rate: Callable[[int], Any],
+    waits: bool = False,
 ) -> Result:
     """Runs `config.steps` steps, from the last checkpoint if there is one.
 
     A step's line is written before its checkpoint, so a run that resumes has every line up to it.
-    SIGTERM and SIGINT end the step under way, save, and return.
+    SIGTERM and SIGINT, on any host, end the step under way, save, and return.
 
     Args:
       data: iterator of batches; its small state is kept in the checkpoint.
@@ -77,6 +75,7 @@ def run(
       abstract: the state's shapes and layout, to restore into.
       evaluate: called every `config.eval.every` steps (then also before the first) and at the end.
       learning_rate: by step, for the metrics.
+      waits: step_fn returns when the devices are done (else as soon as they have their orders).
 
     Raises:
       InputError: the checkpoint is of another model.
@@ -119,7 +118,8 @@ def run(
         last_time = time.monotonic()
 
     stopping = False
-    with _stop_signals() as stop:
+    agreed = Agreement(jax.tree.leaves(abstract.params)[0].sharding.mesh, behind=not waits)
+    with stop_signals() as stop:
         if first == 0 and config.eval.every:
             evaluation(0)
         for step in range(first + 1, config.steps + 1):
@@ -135,7 +135,7 @@ def run(
             values |= {"learning_rate": learning_rate(step - 1), "time/step": now - last_time}
             pending, last_time = (step, values | phases.take()), now
             due = step == config.steps or (config.eval.every and step % config.eval.every == 0)
-            stopping = _agreed(stop.is_set())  # once: it may change at any moment
+            stopping = agreed(stop.is_set())  # once: it may change at any moment
             saving = due or stopping or step % config.checkpoint.every == 0
             if saving:
                 write_pending()
@@ -147,7 +147,7 @@ def run(
                 status.note(f"{config.stage}: stopped at step {step}; the same command goes on")
                 break
         checkpoints.close()
-        stopping = stopping or _agreed(stop.is_set())
+        stopping = stopping or agreed.now(stop.is_set())
     metrics.close()
     if jax.process_index() == 0:
         with reported_disk_errors("report.html"):
@@ -159,13 +159,6 @@ def run(
             f"room on the disk of {workdir} and run the same command again"
         )
     return Result(state, finished=reached >= config.steps and not stopping)
-
-
-def _agreed(stop: bool) -> bool:
-    """Whether any process was told to stop: all of them then stop at the same step."""
-    if jax.process_count() == 1:
-        return stop
-    return bool(multihost_utils.process_allgather(np.array(stop)).any())
 
 
 def _start(
@@ -213,27 +206,6 @@ def _check_finite(
             f"not finite; try a lower config.optimizer.learning_rate than "
             f"{config.optimizer.learning_rate:g}, or look at the data there"
         )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM or SIGINT sets; a second SIGINT interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number, frame):
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _readable(results: dict[str, float]) -> str:

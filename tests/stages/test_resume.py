@@ -80,8 +80,11 @@ def start(flags: list[str], workdir, steps: int) -> subprocess.Popen:
 
 def final_state(workdir) -> dict[str, np.ndarray]:
     step = max(ocp.utils.checkpoint_steps(workdir / "checkpoints"))
+    path = workdir / "checkpoints" / str(step) / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
-        state = checkpointer.restore(workdir / "checkpoints" / str(step) / "state")
+        tree = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = checkpointer.restore(path, restore_args=as_numpy)
     flat = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in flat}
 

@@ -115,3 +115,76 @@ def test_parameters_alone_are_read_from_a_run(tmp_path, state):
     assert config == MODEL
     jax.tree.map(np.testing.assert_array_equal, params, at_step(state, 2).params)
     assert Transformer(config, params=params)(jnp.ones((1, 3), jnp.int32)).shape == (1, 3, 64)
+
+
+def largest_file(step_directory):
+    files = (p for p in (step_directory / "state").rglob("*") if p.is_file())
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def three_saved(tmp_path, state):
+    CONFIG.checkpoint.keep, keep = 3, CONFIG.checkpoint.keep
+    checkpoints = Checkpoints(tmp_path, CONFIG, MODEL)
+    for step in (2, 4, 6):
+        checkpoints.save(step, at_step(state, step), {"n": step})
+    checkpoints.close()
+    CONFIG.checkpoint.keep = keep
+    return tmp_path / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "said"),
+    [
+        (largest_file, cut, "bytes, not the"),
+        (largest_file, flip, "differs from what was written"),
+        (lambda d: d / "meta" / "metadata", flip, "meta/metadata differs"),
+        (lambda d: d / "state" / "_METADATA", lambda p: p.unlink(), "state/_METADATA is missing"),
+        (lambda d: d / "checksums.json", lambda p: p.unlink(), "checksums.json is missing"),
+        (lambda d: d / "checksums.json", cut, "checksums.json cannot be read"),
+    ],
+)
+def test_a_damaged_last_checkpoint_is_set_aside(file, harm, said, three_saved, state, caplog):
+    harm(file(three_saved / "6"))
+    checkpoints = Checkpoints(three_saved.parent, CONFIG, MODEL)
+    assert said in caplog.text and "set aside as 6.damaged" in caplog.text
+    restored, position = checkpoints.restore(abstract())
+    assert position == {"n": 4}
+    jax.tree.map(np.testing.assert_array_equal, restored, at_step(state, 4))
+    assert (three_saved / "6.damaged" / "state").is_dir()
+    checkpoints.save(6, at_step(state, 6), {"n": 6})  # once more, beside the damaged one
+    checkpoints.close()
+    assert Checkpoints(three_saved.parent, CONFIG, MODEL).latest_step() == 6
+
+
+def test_two_damaged_checkpoints_and_one_that_was_set_aside_before(three_saved):
+    (three_saved / "6.damaged").mkdir()
+    for step in ("4", "6"):
+        flip(largest_file(three_saved / step))
+    assert Checkpoints(three_saved.parent, CONFIG, MODEL).latest_step() == 2
+    names = {p.name for p in three_saved.iterdir()}
+    assert names == {"2", "4.damaged", "6.damaged", "6.damaged-2"}
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_silently_begin_again(three_saved):
+    for step in ("2", "4", "6"):
+        cut(largest_file(three_saved / step))
+    with pytest.raises(InputError, match="all 3 checkpoints in .* are damaged"):
+        Checkpoints(three_saved.parent, CONFIG, MODEL)
+    assert Checkpoints(three_saved.parent, CONFIG, MODEL).latest_step() is None
+
+
+def test_times_that_orbax_writes_last_are_not_needed(three_saved, state):
+    (three_saved / "6" / "_CHECKPOINT_METADATA").write_text("{")
+    restored, _ = Checkpoints(three_saved.parent, CONFIG, MODEL).restore(abstract())
+    jax.tree.map(np.testing.assert_array_equal, restored, at_step(state, 6))
