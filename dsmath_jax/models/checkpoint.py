@@ -18,10 +18,13 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
+from dsmath_jax.models.checksums import damage_seen_by_any
 from dsmath_jax.models.config import ModelConfig, RopeScaling
 from dsmath_jax.models.new_directory import new_directory
 from dsmath_jax.models.parameters import ParamSpec, flat_specs
 from dsmath_jax.models.sharding import param_sharding
+
+log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 64 << 20
 FILE_BYTES = 256 << 20
@@ -140,10 +143,21 @@ def _where(directory: pathlib.Path) -> tuple[pathlib.Path, str]:
     """Orbax's directory, and what comes before a parameter's name in it."""
     if not (directory / "checkpoints").is_dir():
         return directory / "params", ""
-    steps = ocp.utils.checkpoint_steps(directory / "checkpoints")
+    steps = checkpoint_steps(directory / "checkpoints")
     if not steps:
         raise FileNotFoundError(f"{directory} is a run that has no finished checkpoint yet")
-    return directory / "checkpoints" / str(max(steps)) / "state", "params."
+    for step in reversed(steps):
+        path = directory / "checkpoints" / str(step)
+        problem = damage_seen_by_any(path)
+        if not problem:
+            return path / "state", "params."
+        log.warning("checkpoint %s is damaged (%s): the one before is used", path, problem)
+    raise ValueError(f"{directory} is a run whose checkpoints are all damaged; the last: {problem}")
+
+
+def checkpoint_steps(directory: pathlib.Path) -> list[int]:
+    """Steps of the finished checkpoints in a run's checkpoints/, the last one at the end."""
+    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdecimal())
 
 
 @contextlib.contextmanager

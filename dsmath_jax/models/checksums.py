@@ -9,6 +9,10 @@ import pathlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 NAME = "checksums.json"
 WITHOUT = {NAME, "_CHECKPOINT_METADATA"}  # the latter is Orbax's times, written last and not needed
 THREADS = min(8, os.cpu_count() or 1)  # hashlib works outside of the interpreter's lock
@@ -63,6 +67,16 @@ def damage(directory: pathlib.Path, *, share: tuple[int, int] = (0, 1)) -> str:
     except OSError as e:
         return f"{pathlib.Path(e.filename or '').name} cannot be read ({e.strerror})"
     return next((f"{n} differs from what was written" for n in mine if found[n] != mine[n]), "")
+
+
+def damage_seen_by_any(directory: pathlib.Path) -> str:
+    """`damage`, shared among the processes of the run, which all must call it."""
+    here, processes = jax.process_index(), jax.process_count()
+    problem = damage(directory, share=(here, processes))
+    if processes > 1:
+        found = multihost_utils.process_allgather(np.array(bool(problem)))
+        problem = problem or ("seen by another host" if found.any() else "")
+    return problem
 
 
 def _files(below: pathlib.Path, root: pathlib.Path) -> list[str]:

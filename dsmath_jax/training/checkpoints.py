@@ -10,13 +10,13 @@ import shutil
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.errors import InputError
-from dsmath_jax.models.checksums import damage, write_checksums
+from dsmath_jax.models.checkpoint import checkpoint_steps
+from dsmath_jax.models.checksums import damage_seen_by_any, write_checksums
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.training.errors import TrainingError
 from dsmath_jax.training.state import TrainState
@@ -78,35 +78,25 @@ class Checkpoints:
         ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
     def _set_damaged_aside(self) -> None:
-        here, processes = jax.process_index(), jax.process_count()
         aside = 0
-        while steps := self._steps_on_disk():
-            step = max(steps)
-            problem = damage(self.directory / str(step), share=(here, processes))
-            if processes > 1:
-                found = multihost_utils.process_allgather(np.array(bool(problem)))
-                problem = problem or ("seen by another host" if found.any() else "")
+        while steps := checkpoint_steps(self.directory):
+            step = steps[-1]
+            problem = damage_seen_by_any(self.directory / str(step))
             if not problem:
                 return
-            place = self.directory / f"{step}.damaged"
-            log.warning("checkpoint %s is damaged (%s): set aside as %s", step, problem, place.name)
+            log.warning(
+                "checkpoint %s is damaged (%s): it is set aside as %s.damaged", step, problem, step
+            )
             aside += 1
-            if here == 0:
-                number = 2
-                while place.exists():
-                    place = place.with_name(f"{step}.damaged-{number}")
-                    number += 1
-                (self.directory / str(step)).rename(place)
-            if processes > 1:
-                multihost_utils.sync_global_devices(f"set aside {step}")
+            if jax.process_index() == 0:
+                _rename_aside(self.directory / str(step))
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices(f"{step} is set aside")
         if aside:
             raise InputError(
                 f"all {aside} checkpoints in {self.directory} are damaged and set aside there as "
                 "STEP.damaged: the same command now begins at step 0"
             )
-
-    def _steps_on_disk(self) -> list[int]:
-        return [int(path.name) for path in self.directory.glob("*") if path.name.isdecimal()]
 
     def latest_step(self) -> int | None:
         return self.manager.latest_step()
@@ -198,6 +188,14 @@ class Checkpoints:
             _first_line(error),
             "with no good checkpoint yet" if good is None else f"the last good one is step {good}",
         )
+
+
+def _rename_aside(directory: pathlib.Path) -> None:
+    place, number = directory.with_name(f"{directory.name}.damaged"), 2
+    while place.exists():
+        place = directory.with_name(f"{directory.name}.damaged-{number}")
+        number += 1
+    directory.rename(place)
 
 
 def _first_line(error: Exception) -> str:

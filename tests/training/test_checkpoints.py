@@ -179,7 +179,7 @@ def test_two_damaged_checkpoints_and_one_that_was_set_aside_before(three_saved):
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_silently_begin_again(three_saved):
     for step in ("2", "4", "6"):
         cut(largest_file(three_saved / step))
-    with pytest.raises(InputError, match="all 3 checkpoints in .* are damaged"):
+    with pytest.raises(InputError, match=r"all 3 checkpoints in .* are damaged"):
         Checkpoints(three_saved.parent, CONFIG, MODEL)
     assert Checkpoints(three_saved.parent, CONFIG, MODEL).latest_step() is None
 
@@ -188,3 +188,20 @@ def test_times_that_orbax_writes_last_are_not_needed(three_saved, state):
     (three_saved / "6" / "_CHECKPOINT_METADATA").write_text("{")
     restored, _ = Checkpoints(three_saved.parent, CONFIG, MODEL).restore(abstract())
     jax.tree.map(np.testing.assert_array_equal, restored, at_step(state, 6))
+
+
+def test_parameters_are_read_from_the_last_sound_checkpoint(three_saved, state, caplog):
+    import dataclasses
+    import json
+
+    from dsmath_jax.models import load_params
+
+    (three_saved.parent / "model.json").write_text(json.dumps(dataclasses.asdict(MODEL)))
+    flip(largest_file(three_saved / "6"))
+    params, _ = load_params(three_saved.parent)
+    jax.tree.map(np.testing.assert_array_equal, params, at_step(state, 4).params)
+    assert "checkpoints/6 is damaged" in caplog.text
+    for step in ("2", "4"):
+        flip(largest_file(three_saved / step))
+    with pytest.raises(ValueError, match="checkpoints are all damaged"):
+        load_params(three_saved.parent)
