@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from dsmath_jax.models.checkpoint import checkpoint_steps
 from tests.conftest import REPO
 
 STEPS = {"pretrain": 40, "sft": 40, "rl": 14, "sft_then_rl": 5}
@@ -78,8 +79,13 @@ def start(flags: list[str], workdir, steps: int) -> subprocess.Popen:
     )
 
 
+def saved_steps(workdir) -> list[int]:
+    """Steps of the finished checkpoints; [0] before there is one."""
+    return checkpoint_steps(workdir / "checkpoints") or [0]
+
+
 def final_state(workdir) -> dict[str, np.ndarray]:
-    step = max(ocp.utils.checkpoint_steps(workdir / "checkpoints"))
+    step = saved_steps(workdir)[-1]
     path = workdir / "checkpoints" / str(step) / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
@@ -134,7 +140,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, stage_flags):
     _, log = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "the same command goes on" in log
-    last = max(ocp.utils.checkpoint_steps(workdir / "checkpoints"))
+    last = saved_steps(workdir)[-1]
     assert last == history(workdir)[-1]["step"] < 400
 
 
