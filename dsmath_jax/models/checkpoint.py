@@ -112,6 +112,9 @@ def load_params(
     if sharding_of is None:
         sharding_of = functools.partial(param_sharding, mesh=mesh) if mesh else _first_device
     stored = _stored(path, prefix)
+    if any(name.startswith("policy.") for name in stored):  # a run with a critic beside it
+        prefix += "policy."
+        stored = _stored(path, prefix)
     _check_shapes(stored, specs, path)
     targets = {
         name: jax.ShapeDtypeStruct(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import jax
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dsmath_jax.models.config import ModelConfig
@@ -37,22 +38,39 @@ def make_mesh(
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
-    sizes = [data, fsdp, tensor, sequence]
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = _sizes([data, fsdp, tensor, sequence], len(devices))
+    auto = (AxisType.Auto,) * len(MESH_AXES)
+    try:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=auto, devices=devices)
+    except NotImplementedError:  # an axis of the mesh is a part of an axis of the TPU's torus
+        grid = create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(grid, MESH_AXES, axis_types=auto)
+
+
+def _sizes(sizes: list[int], num_devices: int) -> tuple[int, ...]:
     for axis, size in zip(MESH_AXES, sizes, strict=True):
         if size < 1 and size != -1:
             raise ValueError(f"mesh size {axis}={size} is neither positive nor -1")
     if sizes.count(-1) > 1:
         raise ValueError(f"mesh sizes {sizes}: only one may be -1")
     known = math.prod(s for s in sizes if s != -1)
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = max(1, len(devices) // known)
-    if math.prod(sizes) != len(devices):
+    sizes = [max(1, num_devices // known) if s == -1 else s for s in sizes]
+    if math.prod(sizes) != num_devices:
         named = ", ".join(f"{a}={s}" for a, s in zip(MESH_AXES, sizes, strict=True))
-        raise ValueError(f"mesh {named} needs {math.prod(sizes)} devices; there are {len(devices)}")
-    return jax.make_mesh(
-        tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=list(devices)
-    )
+        raise ValueError(f"mesh {named} needs {math.prod(sizes)} devices; there are {num_devices}")
+    return tuple(sizes)
+
+
+def rearrange(mesh: Mesh, data: int = -1, tensor: int = 1) -> Mesh:
+    """The same devices, in the same order, under other sizes: arrays move between the two meshes
+    within one compiled function.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    grid = mesh.devices.reshape(_sizes([data, 1, tensor, 1], mesh.size))
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def partition_spec(
@@ -76,7 +94,12 @@ def param_sharding(spec: ParamSpec, mesh: Mesh) -> NamedSharding:
 
 def param_shardings(config: ModelConfig, mesh: Mesh) -> dict:
     """Nested dict of NamedSharding, of the same structure as the model's parameters."""
-    return jax.tree.map(lambda spec: param_sharding(spec, mesh), param_specs(config))
+    return shardings_of(param_specs(config), mesh)
+
+
+def shardings_of(specs: dict, mesh: Mesh) -> dict:
+    """NamedSharding of each ParamSpec in a nested dict."""
+    return jax.tree.map(lambda spec: param_sharding(spec, mesh), specs)
 
 
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -67,7 +68,7 @@ class Sampler:
       prompt_bucket: prompt lengths are rounded up to a multiple of this, to compile few shapes.
       segment: new tokens before the first look at whether all samples have ended. The cache has
         room for so many, then for twice as many, and so on: few shapes, and attention reads little.
-      mesh: devices to spread the samples over.
+      mesh: devices to spread the samples over (data, fsdp) and the weights and keys (tensor).
     """
 
     def __init__(
@@ -150,17 +151,18 @@ class Sampler:
                 tokens[row, : len(p)] = p
             lengths = np.array([len(p) for p in some + some[-1:] * filler], np.int32)
             examples = np.array(some_ids + some_ids[-1:] * filler, np.uint32)
-            result = self._generate(
-                self.params if params is None else params,
-                self._put(tokens),
-                self._put(lengths),
-                self._put(examples),
-                (seed, step),
-                samples_per_prompt,
-                max_new_tokens,
-                float(temperature),
-                jnp.array(sorted(eos_ids), jnp.int32),
-            )
+            with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+                result = self._generate(
+                    self.params if params is None else params,
+                    self._put(tokens),
+                    self._put(lengths),
+                    self._put(examples),
+                    (seed, step),
+                    samples_per_prompt,
+                    max_new_tokens,
+                    float(temperature),
+                    jnp.array(sorted(eos_ids), jnp.int32),
+                )
             out.append([x[: len(some)] for x in result])
             if on_batch is not None:
                 on_batch(min(start + at_once, len(ids)), len(ids))
@@ -230,9 +232,10 @@ def _prefill(graph, params, tokens, lengths, group, max_new):
     )
 
 
-def _spread(x, at: int = 0):
+def _spread(x, at: int = 0, heads: int | None = None):
     """Splits [.., questions, group, ..], whose questions are dimension `at`, over the data and fsdp
-    axes of the mesh: the questions where they divide, else the samples of each, else both."""
+    axes of the mesh: the questions where they divide, else the samples of each, else both. The
+    dimension `heads` goes where the weights' heads are."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
@@ -240,7 +243,11 @@ def _spread(x, at: int = 0):
     for axes in ((both, ()), ((), both), (("data",), ("fsdp",)), (("fsdp",), ("data",))):
         ways = [math.prod(mesh.shape[a] for a in some) for some in axes]
         if x.shape[at] % ways[0] == 0 and x.shape[at + 1] % ways[1] == 0:
-            spec = jax.sharding.PartitionSpec(*[None] * at, *(some or None for some in axes))
+            parts: list = [None] * x.ndim
+            parts[at : at + 2] = [some or None for some in axes]
+            if heads is not None and x.shape[heads] % mesh.shape["tensor"] == 0:
+                parts[heads] = "tensor"
+            spec = jax.sharding.PartitionSpec(*parts)
             return jax.lax.with_sharding_constraint(x, spec)
     return x
 
@@ -251,7 +258,8 @@ def _grow(cache: KVCache, length: int) -> KVCache:
     room = [(0, 0)] * 6
     room[3] = (0, length - cache.new_k.shape[3])
     return cache._replace(
-        new_k=_spread(jnp.pad(cache.new_k, room), 1), new_v=_spread(jnp.pad(cache.new_v, room), 1)
+        new_k=_spread(jnp.pad(cache.new_k, room), 1, heads=4),
+        new_v=_spread(jnp.pad(cache.new_v, room), 1, heads=4),
     )
 
 

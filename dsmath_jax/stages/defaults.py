@@ -68,6 +68,7 @@ def get_defaults(stage: str) -> ConfigDict:
     c.optimizer.eps = 1e-8
     c.optimizer.weight_decay = 0.1
     c.optimizer.clip_norm = 1.0
+    c.optimizer.moments = "float32"  # or "bfloat16": half the memory, slightly noisier
     c.max_bad_steps = 10  # steps in a row with a loss that is not finite before the run stops
     c.spikes = ConfigDict()  # steps whose loss or gradient norm is far above the recent ones
     c.spikes.skip = False  # whether they change nothing (not for RL, whose loss is around 0)
@@ -82,6 +83,7 @@ def get_defaults(stage: str) -> ConfigDict:
 
     if stage == "rl":
         c.rl = ConfigDict()
+        c.rl.algorithm = "grpo"  # or "ppo": with a critic as large as the policy
         c.rl.questions = 16  # a step
         c.rl.group = 16  # samples a question (the paper: 64)
         c.rl.max_new_tokens = 64  # of a sample (the paper: 1024)
@@ -94,6 +96,9 @@ def get_defaults(stage: str) -> ConfigDict:
         c.rl.aggregation = "sequence_mean"
         c.rl.updates_per_step = 1  # mu of Algorithm 1
         c.rl.max_rows = 512  # samples decoded together
+        c.rl.mesh = ConfigDict({"data": -1, "tensor": 1})  # the same devices, when they generate
+        c.rl.gae_decay = 0.95  # lambda (PPO)
+        c.rl.critic_rate = 10.0  # the critic's learning rate, in times of the policy's (PPO)
         c.rl.greedy_eval = True
         c.optimizer.weight_decay = 0.0
     return c

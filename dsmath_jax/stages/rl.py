@@ -1,4 +1,4 @@
-"""Reinforcement learning by GRPO with outcome supervision (DeepSeekMath 4.1, Algorithm 1).
+"""Reinforcement learning with outcome supervision (DeepSeekMath 4.1): GRPO (Algorithm 1), or PPO.
 
 The reward is a rule's verdict on the final answer (the paper scores with a reward model). Not
 stated in the paper, chosen here: clip 0.2, temperature 1, std with ddof 0 and epsilon 1e-6.
@@ -9,83 +9,30 @@ from __future__ import annotations
 import json
 import pathlib
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.batches import encode_questions, question_batches
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.examples import load_examples
-from dsmath_jax.losses import group_advantages, grpo_loss
+from dsmath_jax.losses import group_advantages
 from dsmath_jax.losses.aggregation import AGGREGATIONS
-from dsmath_jax.models.transformer import Transformer
+from dsmath_jax.models.value_model import value_params
 from dsmath_jax.rewards import Verdict, grade_solution
 from dsmath_jax.rollout import Sampler, Samples
 from dsmath_jax.stages import setup
+from dsmath_jax.stages.rl_programs import ALGORITHMS, make_programs
 from dsmath_jax.training.checkpoints import Checkpoints
 from dsmath_jax.training.loop import Result, proportion, run
 from dsmath_jax.training.metrics import reported_disk_errors
-from dsmath_jax.training.optimizer import make_optimizer, make_schedule
-from dsmath_jax.training.state import abstract_state, init_state
-from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs, split_batch
+from dsmath_jax.training.optimizer import make_schedule
+from dsmath_jax.training.state import abstract_state, init_state, policy_of
 
 LENGTH_BUCKET = 32  # lengths of training batches are rounded up to this, to compile few shapes
-
-
-class Programs(NamedTuple):
-    """What is compiled, beside the sampler's: generation_weights(params), logprobs(params, batch)
-    of the reference, update(state, batch) -> (state, metrics)."""
-
-    generation_weights: Any
-    logprobs: Any
-    update: Any
-
-
-def make_programs(
-    config: ConfigDict, model: Transformer, optimizer: optax.GradientTransformation
-) -> Programs:
-    rl = config.rl
-    graph = nnx.split(model)[0]
-
-    @jax.jit
-    def generation_weights(params):
-        return jax.tree.map(lambda x: x.astype(config.dtype), params)
-
-    @jax.jit
-    def logprobs(params, batch):
-        batch = {k: batch[k] for k in ("tokens", "segment_ids")}
-        parts = split_batch(batch, config.micro_batches)
-        logp = jax.lax.map(lambda b: sequence_logprobs(graph, params, b, rl.temperature), parts)
-        return logp.swapaxes(0, 1).reshape(batch["tokens"].shape)
-
-    def loss_fn(params, batch):
-        logp = sequence_logprobs(graph, params, batch, rl.temperature)
-        mask = predicted_mask(batch)
-        loss, sums = grpo_loss(
-            logp,
-            batch["old_logp"],
-            batch["ref_logp"],
-            batch["advantages"][:, None],
-            mask,
-            clip_low=rl.clip_low,
-            clip_high=rl.clip_high,
-            kl_coef=rl.kl_coef,
-            aggregation=rl.aggregation,
-        )
-        gap = jnp.abs(logp - batch["old_logp"]) * mask
-        sums["logprob_gap"] = (gap.sum(), mask.sum())
-        return loss, (sums, {"logprob_gap_max": gap.max()})
-
-    return Programs(
-        generation_weights=generation_weights,
-        logprobs=logprobs,
-        update=make_update(loss_fn, optimizer, config.micro_batches),
-    )
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
@@ -96,6 +43,11 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         raise InputError(
             f"config.rl.aggregation={rl.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}"
         )
+    if rl.algorithm not in ALGORITHMS:
+        raise InputError(
+            f"config.rl.algorithm={rl.algorithm!r}: choose one of {', '.join(ALGORITHMS)}"
+        )
+    with_critic = rl.algorithm == "ppo"
     # ---- Data: questions ------------------------------------------------------------------------
     examples = load_examples(config.data, "train", workdir)
     heldout = load_examples(config.data, "heldout", workdir)
@@ -106,27 +58,29 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     heldout = encode_questions(heldout, tokenizer, prompt=config.data.prompt, max_tokens=room)
     # ---- Mesh, model, optimizer -----------------------------------------------------------------
     mesh = setup.open_mesh(config)
+    generation_mesh = setup.open_generation_mesh(config, mesh)
     setup.check_parts(rl.questions * rl.group, config, mesh, "config.rl.questions x group")
     model_config = setup.open_model_config(config, tokenizer)
     model = setup.open_model(config, model_config)
-    optimizer = make_optimizer(config.optimizer, config.steps * rl.updates_per_step)
+    optimizer = setup.open_rl_optimizer(config)
     checkpoints = Checkpoints(workdir, config, model_config)
     checkpoints.check()
     setup.write_run_files(config, model_config, tokenizer, workdir)
 
     def new_state():
         params = setup.initial_params(config, model_config, mesh)
+        if with_critic:
+            params = {"policy": params, "critic": value_params(params)}
         return init_state(params, optimizer, mesh, model_config, with_reference=True)
 
-    # ---- Compiled steps: generate, reference log-probs, update ----------------------------------
-    sampler = Sampler(model, tokenizer, max_rows=rl.max_rows, mesh=mesh)
-
-    generation_weights, logprobs, update = make_programs(config, model, optimizer)
+    # ---- Compiled steps -------------------------------------------------------------------------
+    sampler = Sampler(model, tokenizer, max_rows=rl.max_rows, mesh=generation_mesh)
+    programs = make_programs(config, model, optimizer, generation_mesh)
 
     # ---- One exploration step -------------------------------------------------------------------
     def step_fn(state, batch, step, phases):
         with phases("sync"):
-            weights = jax.block_until_ready(generation_weights(state.params))
+            weights = jax.block_until_ready(programs.generation_weights(policy_of(state.params)))
         with phases("generate"):
             samples = sampler(
                 [q["ids"] for q in batch],
@@ -151,12 +105,17 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             if step % config.log.samples_every == 0:
                 _write_samples(workdir, f"step_{step:06d}", batch, texts, rewards, samples)
         with phases("logprob"):
-            rows["ref_logp"] = jax.block_until_ready(logprobs(state.reference, rows))
+            rows["ref_logp"] = jax.block_until_ready(programs.logprobs(state.reference, rows))
+        if with_critic:
+            with phases("value"):
+                flat = setup.put_batch({"rewards": rewards.reshape(-1)}, mesh)["rewards"]
+                rows = programs.estimate(state.params["critic"], rows, flat)
+                jax.block_until_ready(rows)
         with phases("train"):
             next_step = jnp.array(state.step + 1)
             first = None
             for _ in range(rl.updates_per_step):
-                state, metrics = update(state, rows)
+                state, metrics = programs.update(state, rows)
                 first = metrics if first is None else first
             state = state._replace(step=next_step)
             jax.block_until_ready(state.params)
@@ -177,7 +136,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     # ---- Held-out accuracy ----------------------------------------------------------------------
     def evaluate(state, step):
         results: dict[str, Any] = {}
-        weights = generation_weights(state.params)
+        weights = programs.generation_weights(policy_of(state.params))
         for name, temperature in (("sampled", rl.temperature), ("greedy", 0.0)):
             if not heldout or (name == "greedy" and not rl.greedy_eval):
                 continue
@@ -203,7 +162,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             questions,
             step_fn,
             new_state=new_state,
-            abstract=abstract_state(model_config, optimizer, mesh, with_reference=True),
+            abstract=abstract_state(
+                model_config, optimizer, mesh, with_reference=True, with_critic=with_critic
+            ),
             evaluate=evaluate,
             waits=True,
             learning_rate=lambda step: make_schedule(

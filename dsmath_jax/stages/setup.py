@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -28,8 +29,15 @@ from dsmath_jax.models.config import PRESETS, ModelConfig, preset
 from dsmath_jax.models.convert import SOURCE_CONFIG
 from dsmath_jax.models.hf import load_hf_params
 from dsmath_jax.models.parameters import flat_specs
-from dsmath_jax.models.sharding import batch_sharding, make_mesh, param_sharding, param_shardings
+from dsmath_jax.models.sharding import (
+    batch_sharding,
+    make_mesh,
+    param_sharding,
+    param_shardings,
+    rearrange,
+)
 from dsmath_jax.models.transformer import Transformer, init_params
+from dsmath_jax.training.optimizer import make_optimizer
 
 
 def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
@@ -37,6 +45,20 @@ def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
         return make_mesh(**config.mesh)
     except ValueError as e:
         raise InputError(f"config.mesh: {e}") from None
+
+
+def open_generation_mesh(config: ConfigDict, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+    """The mesh's devices as `config.rl.mesh` arranges them: weights split over tensor alone."""
+    try:
+        return rearrange(mesh, **config.rl.mesh)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"config.rl.mesh: {e}") from None
+
+
+def open_rl_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    critic_rate = config.rl.critic_rate if config.rl.algorithm == "ppo" else 1.0
+    steps = config.steps * config.rl.updates_per_step
+    return make_optimizer(config.optimizer, steps, critic_rate=critic_rate)
 
 
 def check_parts(rows: int, config: ConfigDict, mesh: jax.sharding.Mesh, name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,6 +12,7 @@ from ml_collections import ConfigDict
 from dsmath_jax.data.errors import InputError
 
 SCHEDULES = ("multi_step", "constant", "cosine")
+MOMENTS = ("float32", "bfloat16")
 
 
 def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
@@ -43,9 +46,14 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [warm])
 
 
-def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW with float32 moments; norms and biases do not decay
-    (the paper does not say)."""
+def make_optimizer(
+    config: ConfigDict, steps: int, *, critic_rate: float = 1.0
+) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW; norms and biases do not decay (the paper does not say).
+
+    Moments are float32, or bfloat16 with `config.moments`: half of the optimizer's memory, computed
+    with in float32 all the same. Parameters under "critic" learn at `critic_rate` times the rate.
+    """
 
     def decays(params):
         def is_matrix(path, _):
@@ -53,9 +61,34 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
 
         return jax.tree_util.tree_map_with_path(is_matrix, params)
 
+    def faster_critic(updates, params):
+        return updates | {"critic": jax.tree.map(lambda u: u * critic_rate, updates["critic"])}
+
+    if config.moments not in MOMENTS:
+        raise InputError(
+            f"config.optimizer.moments={config.moments!r}: choose one of {', '.join(MOMENTS)}"
+        )
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        _scale_by_adam(config.b1, config.b2, config.eps, jnp.dtype(config.moments)),
         optax.add_decayed_weights(config.weight_decay, mask=decays),
         optax.scale_by_learning_rate(make_schedule(config, steps)),
+        *([] if critic_rate == 1.0 else [optax.stateless(faster_critic)]),
     )
+
+
+def _scale_by_adam(b1: float, b2: float, eps: float, dtype: Any) -> optax.GradientTransformation:
+    """optax.scale_by_adam whose moments lie in `dtype` between steps."""
+    adam = optax.scale_by_adam(b1, b2, eps)
+    if dtype == jnp.float32:
+        return adam
+
+    def stored_as(state, kind):
+        mu, nu = optax.tree.cast((state.mu, state.nu), kind)
+        return state._replace(mu=mu, nu=nu)
+
+    def update(updates, state, params=None):
+        updates, state = adam.update(updates, stored_as(state, jnp.float32), params)
+        return updates, stored_as(state, dtype)
+
+    return optax.GradientTransformation(lambda p: stored_as(adam.init(p), dtype), update)

@@ -1,0 +1,130 @@
+"""Proximal Policy Optimization: advantages from a learned value, its clipped loss, the critic's."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from dsmath_jax.losses.aggregation import mean, sum_and_count
+
+
+def gae(
+    rewards: jax.Array,
+    values: jax.Array,
+    mask: jax.Array,
+    *,
+    discount: float = 1.0,
+    decay: float = 0.95,
+) -> tuple[jax.Array, jax.Array]:
+    """Generalized advantage estimation (Schulman et al. 2016, eq. 16).
+
+    delta_t = r_t + discount * V_{t+1} - V_t and A_t = delta_t + discount * decay * A_{t+1}, over
+    the tokens of the mask in their order; beyond the last one V and A are 0.
+
+    Args:
+      rewards: [batch, length] float32, of each token; with PPO's reward (DeepSeekMath eq. 2) the
+        per-token divergence is in it.
+      values: [batch, length] float32, the critic's estimate before each token is chosen.
+      mask: [batch, length], 1 on completion tokens (the end-of-sequence token included).
+      discount: gamma; 1 suits a reward at the end.
+      decay: lambda.
+
+    Returns:
+      (advantages, returns = advantages + values), [batch, length] float32, 0 beyond the mask. No
+      gradient flows into them.
+    """
+    rewards, values = (jax.lax.stop_gradient(x.astype(jnp.float32)) for x in (rewards, values))
+
+    def step(carry, inputs):
+        next_value, next_advantage = carry
+        reward, value, on = inputs
+        advantage = reward + discount * next_value - value + discount * decay * next_advantage
+        carry = (jnp.where(on, value, next_value), jnp.where(on, advantage, next_advantage))
+        return carry, jnp.where(on, advantage, 0.0)
+
+    zeros = jnp.zeros(rewards.shape[0], jnp.float32)
+    inputs = (rewards.T, values.T, mask.T > 0)
+    _, advantages = jax.lax.scan(step, (zeros, zeros), inputs, reverse=True)
+    advantages = advantages.T
+    return advantages, jnp.where(mask > 0, advantages + values, 0.0)
+
+
+def ppo_loss(
+    logp: jax.Array,
+    old_logp: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float | None = None,
+    aggregation: str = "sequence_mean",
+):
+    """The policy's clipped loss: DeepSeekMath eq. 1.
+
+    Args:
+      logp, old_logp: [batch, length] float32, log-probability of each sampled token under the
+        policy being trained and the policy that sampled it.
+      advantages: [batch, length] float32, of `gae`.
+      mask: [batch, length], 1 on completion tokens (the end-of-sequence token included).
+      clip_low, clip_high: the ratio stays in [1 - clip_low, 1 + clip_high]; clip_high defaults to
+        clip_low.
+      aggregation: "sequence_mean" is the paper's 1/|o|; "token_mean" weighs tokens alike.
+
+    Returns:
+      (loss, metrics): a scalar to minimise; a dict of (sum, count) pairs: loss, clip_fraction,
+      entropy (estimated by -logp of the samples), ratio.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    if not logp.shape == old_logp.shape == advantages.shape == mask.shape or logp.ndim != 2:
+        raise ValueError(
+            "logp, old_logp, advantages and mask must all be [batch, length]; got "
+            f"{logp.shape}, {old_logp.shape}, {advantages.shape}, {mask.shape}"
+        )
+    ratio = jnp.exp(jnp.where(mask > 0, logp - jax.lax.stop_gradient(old_logp), 0.0))
+    clipped = jnp.clip(ratio, 1 - clip_low, 1 + (clip_low if clip_high is None else clip_high))
+    advantages = jax.lax.stop_gradient(advantages)
+    surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
+    loss = sum_and_count(-surrogate, mask, aggregation)
+    metrics = {"loss": loss}
+    per_token = {
+        "clip_fraction": clipped * advantages < ratio * advantages,
+        "entropy": -logp,
+        "ratio": ratio,
+    }
+    for name, values in per_token.items():
+        values = jax.lax.stop_gradient(values).astype(jnp.float32)
+        metrics[name] = sum_and_count(values, mask, "token_mean")
+    return mean(loss), metrics
+
+
+def value_loss(
+    values: jax.Array,
+    old_values: jax.Array,
+    returns: jax.Array,
+    mask: jax.Array,
+    *,
+    clip: float = 0.2,
+    aggregation: str = "sequence_mean",
+):
+    """The critic's loss: half the squared error, the larger of the new value's and of that held
+    within `clip` of the old one (Schulman's implementation; the paper does not say).
+
+    Args:
+      values, old_values: [batch, length] float32, of the critic being trained, and before.
+      returns: [batch, length] float32, of `gae`.
+      mask: [batch, length], 1 on completion tokens.
+      clip: how far a value may move in one update; infinity does not clip.
+      aggregation: as in `ppo_loss`.
+
+    Returns:
+      (loss, metrics): a scalar to minimise; a dict of (sum, count) pairs: loss, value_error (mean
+      absolute error over tokens).
+    """
+    old_values, returns = jax.lax.stop_gradient((old_values, returns))
+    near = old_values + jnp.clip(values - old_values, -clip, clip)
+    squares = 0.5 * jnp.maximum((values - returns) ** 2, (near - returns) ** 2)
+    loss = sum_and_count(squares, mask, aggregation)
+    error = jax.lax.stop_gradient(jnp.abs(values - returns))
+    return mean(loss), {"loss": loss, "value_error": sum_and_count(error, mask, "token_mean")}

@@ -1,0 +1,129 @@
+"""What the RL stage compiles, beside the sampler's programs: GRPO, and PPO with its critic.
+
+PPO is the paper's eq. 1 with eq. 2's reward. Not stated there, chosen here: the critic starts as
+the policy, both are updated together, values are clipped like ratios, advantages are whitened over
+the batch's tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from dsmath_jax.losses import gae, grpo_loss, kl_estimate, ppo_loss, sum_and_count, value_loss
+from dsmath_jax.models.sharding import param_shardings
+from dsmath_jax.models.transformer import Transformer
+from dsmath_jax.models.value_model import ValueModel
+from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs, split_batch
+
+ALGORITHMS = ("grpo", "ppo")
+
+
+class Programs(NamedTuple):
+    """Compiled functions of parameters and rows.
+
+    generation_weights(policy): in the computation's dtype, laid out for generation.
+    logprobs(reference, rows): [rows, length] float32.
+    estimate(critic, rows, rewards [rows]): rows with PPO's advantages, returns and old values.
+    update(state, rows): (state, metrics).
+    """
+
+    generation_weights: Any
+    logprobs: Any
+    estimate: Any
+    update: Any
+
+
+def make_programs(
+    config: ConfigDict,
+    model: Transformer,
+    optimizer: optax.GradientTransformation,
+    generation_mesh: Mesh,
+) -> Programs:
+    rl = config.rl
+    graph = nnx.split(model)[0]
+    clips = {"clip_low": rl.clip_low, "clip_high": rl.clip_high, "aggregation": rl.aggregation}
+
+    def cast(params):
+        return jax.tree.map(lambda x: x.astype(config.dtype), params)
+
+    def logprobs(params, rows):
+        return _in_parts(
+            lambda part: sequence_logprobs(graph, params, part, rl.temperature), rows, config
+        )
+
+    def grpo(params, batch):
+        logp = sequence_logprobs(graph, params, batch, rl.temperature)
+        advantages, mask = batch["advantages"][:, None], predicted_mask(batch)
+        old, reference = batch["old_logp"], batch["ref_logp"]
+        loss, sums = grpo_loss(logp, old, reference, advantages, mask, kl_coef=rl.kl_coef, **clips)
+        return loss, _with_gap(sums, logp, old, mask)
+
+    # ---- PPO ------------------------------------------------------------------------------------
+    critic = nnx.eval_shape(lambda: ValueModel(model.config, dtype=model.dtype, remat=model.remat))
+    critic_graph = nnx.split(critic)[0]
+
+    def estimate(params, rows, rewards):
+        values = _in_parts(lambda part: _values(critic_graph, params, part), rows, config)
+        mask = predicted_mask(rows)
+        last = mask * (jnp.cumsum(mask, axis=1) == mask.sum(axis=1, keepdims=True))
+        per_token = last * rewards[:, None] - rl.kl_coef * mask * (
+            rows["old_logp"] - rows["ref_logp"]
+        )
+        advantages, returns = gae(per_token, values, mask, decay=rl.gae_decay)
+        average = (advantages * mask).sum() / mask.sum()
+        variance = ((advantages - average) ** 2 * mask).sum() / mask.sum()
+        advantages = (advantages - average) * jax.lax.rsqrt(variance + 1e-8) * mask
+        return rows | {"advantages": advantages, "returns": returns, "old_values": values}
+
+    def ppo(params, batch):
+        logp = sequence_logprobs(graph, params["policy"], batch, rl.temperature)
+        values = _values(critic_graph, params["critic"], batch)
+        mask, old = predicted_mask(batch), batch["old_logp"]
+        policy, sums = ppo_loss(logp, old, batch["advantages"], mask, **clips)
+        error, value_sums = value_loss(
+            values, batch["old_values"], batch["returns"], mask, aggregation=rl.aggregation
+        )
+        (policy_sum, count), (value_sum, _) = sums["loss"], value_sums["loss"]
+        kl = kl_estimate(jax.lax.stop_gradient(logp), batch["ref_logp"])
+        sums |= {
+            "loss": (policy_sum + value_sum, count),
+            "policy_loss": (policy_sum, count),
+            "value_error": value_sums["value_error"],
+            "kl": sum_and_count(kl, mask, "token_mean"),
+        }
+        return policy + error, _with_gap(sums, logp, old, mask)
+
+    loss_fn = ppo if rl.algorithm == "ppo" else grpo
+    return Programs(
+        jax.jit(cast, out_shardings=param_shardings(model.config, generation_mesh)),
+        jax.jit(logprobs),
+        jax.jit(estimate),
+        make_update(loss_fn, optimizer, config.micro_batches),
+    )
+
+
+def _values(graph: nnx.GraphDef, params: dict[str, Any], batch: dict[str, jax.Array]) -> jax.Array:
+    """[batch, length] float32: the value before each token was chosen (0 at a row's first)."""
+    values = nnx.merge(graph, params)(batch["tokens"], None, batch["segment_ids"])
+    return jnp.roll(values, 1, axis=1).at[:, 0].set(0.0)
+
+
+def _in_parts(of_part: Any, rows: dict[str, jax.Array], config: ConfigDict) -> jax.Array:
+    """of_part(rows), [rows, length], computed in `config.micro_batches` parts."""
+    rows = {k: rows[k] for k in ("tokens", "segment_ids")}
+    parts = split_batch(rows, config.micro_batches)
+    return jax.lax.map(of_part, parts).swapaxes(0, 1).reshape(rows["tokens"].shape)
+
+
+def _with_gap(sums: dict, logp: jax.Array, old_logp: jax.Array, mask: jax.Array):
+    """Adds how far trainer and sampler are apart: (sums, peaks)."""
+    gap = jnp.abs(jax.lax.stop_gradient(logp) - old_logp) * mask
+    sums["logprob_gap"] = (gap.sum(), mask.sum())
+    return sums, {"logprob_gap_max": gap.max()}
