@@ -272,7 +272,7 @@ class _Progress:
         self.done += size
         self.tokens += tokens
         now = time.monotonic()
-        if now - self.last >= 10:
+        if now - self.last >= 10 and self.done < self.total:
             self.last = now
             left = (now - self.start) * (self.total - self.done) / self.done if self.done else 0
             self._print(f"{self.done / self.total:.0%}, {left:.0f}s to go")
