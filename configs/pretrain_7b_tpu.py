@@ -4,14 +4,13 @@
     python launch/train.py --config=configs/pretrain_7b_tpu.py:smoke    anywhere, one minute
 
 Needs: the Coder checkpoint (the paper starts from the one before its learning-rate decay, which is
-not published; the decayed one is), converted with launch/convert.py, and a JSONL corpus with a
-"text" field, which every host reads into its memory whole: a few GB of text, not yet the paper's
-corpus. Weights, gradient and moments are 110 GB over the pod. Planned for 64 chips of 95 GB (a
-v5p-128 slice); not yet run on one.
+not published; the decayed one is), converted with launch/convert.py, and the five sources below, as
+TFDS datasets, JSONL or text (docs/data.md). Weights, gradient and moments are 110 GB over the pod.
+Planned for 64 chips of 95 GB (a v5p-128 slice); not yet run on one.
 Paper's results: GSM8K 64.2, MATH 36.2 (4-shot and 8-shot, chain of thought).
 
 As in the paper: peak rate 4.2e-4, 2,000 warm-up steps, steps down at 80% and 90%, 10M tokens a
-batch, context 4096. Chosen here: remat "full", 20 micro-batches of 128 rows.
+batch, context 4096, shares of the sources. Chosen here: remat "full", 20 micro-batches of 128 rows.
 """
 
 from dsmath_jax.stages.defaults import get_defaults, with_argument
@@ -27,9 +26,12 @@ def get_config(arg=""):
     c.micro_batches = 20
     c.steps = 47_700  # 500B tokens
     c.remat = "full"
-    c.data.path = "data/corpus.jsonl"
-    c.data.heldout_path = "data/corpus_heldout.jsonl"
     c.data.text_field = "text"
+    weights = {"math": 0.56, "algebraic_stack": 0.04, "arxiv": 0.1, "code": 0.2, "language": 0.1}
+    c.data.mixture = {
+        name: {"path": f"data/{name}", "weight": weight, "heldout_path": f"data/{name}_heldout"}
+        for name, weight in weights.items()
+    }
     c.optimizer.learning_rate = 4.2e-4
     c.optimizer.schedule = "multi_step"
     c.optimizer.warmup_steps = 2000

@@ -59,7 +59,7 @@ def open_parts(config: ConfigDict, split: str) -> list[Part]:
         if config.path or config.heldout_path:
             raise InputError(
                 "config.data.mixture and config.data.path (or heldout_path) are both set: put the "
-                "path into the mixture, with its weight"
+                "path into the mixture, with its weight, or add --config.data.mixture={}"
             )
         return [p for name in config.mixture if (p := _mixture_part(config, name, split))]
     if not config.path:

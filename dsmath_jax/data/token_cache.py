@@ -87,7 +87,7 @@ def open_documents(
     meta = json.loads((directory / "meta.json").read_text())
     if rejected is not None and meta["bad"]:
         rejected.parent.mkdir(parents=True, exist_ok=True)
-        beside = rejected.with_name(f"{rejected.name}.{os.getpid()}.partial")
+        beside = rejected.with_name(f"{rejected.name}.{socket.gethostname()}.{os.getpid()}")
         shutil.copyfile(directory / "rejected.jsonl", beside)
         beside.replace(rejected)
     check_rejected(

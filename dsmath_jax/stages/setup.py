@@ -104,23 +104,26 @@ def put_batch(
         batch is whole, and the same on every process.
     """
 
+    rows = None if batch_size is None else local_rows(mesh, batch_size)
+
     def put(array: np.ndarray) -> jax.Array:
         size = len(array) if batch_size is None else batch_size
-        rows = np.arange(size) if batch_size is None else local_rows(mesh, size)
         shape = (size, *array.shape[1:])
         sharding = batch_sharding(mesh, shape)
-        return jax.make_array_from_callback(shape, sharding, lambda i: shard(array, rows, size, i))
+        return jax.make_array_from_callback(shape, sharding, lambda i: shard(array, rows, i))
 
     return {name: put(array) for name, array in batch.items()}
 
 
 def shard(
-    array: np.ndarray, rows: np.ndarray, batch_size: int, index: tuple[slice, ...] | None
+    array: np.ndarray, rows: np.ndarray | None, index: tuple[slice, ...] | None
 ) -> np.ndarray:
-    """The part `index` of a whole batch, from an array of the rows `rows` of it."""
+    """The part `index` of a whole batch, from the rows `rows` of it (None: from all)."""
     assert index  # arrays have at least the batch's dimension
-    first, last = np.searchsorted(rows, index[0].indices(batch_size)[:2])
-    return array[(slice(first, last), *index[1:])]
+    if rows is None:
+        return array[index]
+    first, last, _ = index[0].indices(sys.maxsize)
+    return array[(slice(*np.searchsorted(rows, (first, last))), *index[1:])]
 
 
 def open_tokenizer(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 
@@ -76,6 +77,14 @@ def test_bad_mixtures_are_named_by_field(config, tmp_path, launch):
     assert "/nowhere.jsonl does not exist: set config.data.mixture.asked.path" in line
 
 
+def test_the_7b_run_mixes_as_in_the_paper():
+    path = REPO / "configs" / "pretrain_7b_tpu.py"
+    mixture = runpy.run_path(str(path))["get_config"]().data.mixture
+    weights = {name: entry.weight for name, entry in mixture.items()}
+    paper = {"math": 0.56, "algebraic_stack": 0.04, "arxiv": 0.1, "code": 0.2, "language": 0.1}
+    assert weights == paper
+
+
 # Every way to split eight devices over processes must give each device its part of the batch.
 PROGRAM = """
 import jax, numpy as np
@@ -99,7 +108,7 @@ for sizes in meshes:
             needed = {r for d in mine for r in range(16)[index[d][0]]}
             assert rows.tolist() == sorted(needed), (sizes, rows)
             for device in mine:
-                part = shard(whole[rows], rows, 16, index[device])
+                part = shard(whole[rows], rows, index[device])
                 np.testing.assert_array_equal(part, whole[index[device]])
         read.append(sum(len(local_rows(mesh, 16, mine)) for mine in processes))
     batch = {"tokens": whole, "source": whole[:, 0], "odd": whole[:7]}
