@@ -104,6 +104,7 @@ def feed(config: ConfigDict, mixture: Mixture, needed: dict[str, float]) -> dict
         for _ in range(config.measure.batches):
             next(batches)
         times.append((time.perf_counter() - start) / config.measure.batches)
+    batches.close()
     tokens = config.batch_size * config.length
     most = max(needed.values())
     return {

@@ -57,7 +57,7 @@ class Batches:
         self.local = np.arange(batch_size) if local is None else local
         self.identity = {"seed": seed, **source.identity()}
         self.rows = 0
-        self._ahead: Iterator[Any] | None = None
+        self._ahead: grain.DatasetIterator | None = None
 
     def __iter__(self) -> Batches:
         return self
@@ -69,7 +69,7 @@ class Batches:
         self.rows += self.batch_size
         return batch
 
-    def _read_ahead(self) -> Iterator[Any]:
+    def _read_ahead(self) -> grain.DatasetIterator:
         numbered = _Numbered(self.source, self.rows, self.batch_size, self.local)
         dataset = grain.MapDataset.source(numbered)
         if not self.workers:
@@ -94,6 +94,12 @@ class Batches:
         if difference := _difference(here, self.identity):
             raise ValueError(difference)
         self.rows = int(state["rows"])
+        self.close()
+
+    def close(self) -> None:
+        """Ends the threads or processes that read ahead; the next batch starts them again."""
+        if hasattr(self._ahead, "close"):  # older versions of Grain close threads by themselves
+            self._ahead.close()
         self._ahead = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 from collections.abc import Sequence
@@ -131,7 +132,7 @@ def fit(
         return results
 
     # ---- Train ----------------------------------------------------------------------------------
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), contextlib.closing(train_batches):
         return run(
             config,
             workdir,

@@ -123,6 +123,9 @@ def test_resuming_on_other_hosts_and_workers_gives_the_same_batches(tokenizer):
         mine = next(host)
         for name in batch:
             np.testing.assert_array_equal(mine[name], batch[name][[1, 2, 5]])
+    host.close()
+    assert next(host)["tokens"].shape == (3, 96)  # it goes on
+    host.close()
 
 
 def test_going_on_with_other_data_is_refused(tokenizer):
