@@ -98,8 +98,9 @@ class Batches:
 
     def close(self) -> None:
         """Ends the threads or processes that read ahead; the next batch starts them again."""
-        if hasattr(self._ahead, "close"):  # older versions of Grain close threads by themselves
-            self._ahead.close()
+        close = getattr(self._ahead, "close", None)  # older Grain's threads end by themselves
+        if close is not None:
+            close()
         self._ahead = None
 
 
