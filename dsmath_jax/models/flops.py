@@ -22,15 +22,52 @@ def forward_flops(config: ModelConfig, tokens: float, pairs: float, logits: floa
       logits: tokens for which the output head is computed.
     """
     layers = param_specs(config)["layers"]
-    per_token = 2 * sum(spec.size for spec in layers.values() if len(spec.shape) == 3)
-    per_pair = 4 * config.num_layers * config.num_heads * config.head_dim
-    per_logit = 2 * config.hidden_size * config.vocab_size
+    per_token = 2.0 * sum(spec.size for spec in layers.values() if len(spec.shape) == 3)
+    per_pair = 4.0 * config.num_layers * config.num_heads * config.head_dim
+    per_logit = 2.0 * config.hidden_size * config.vocab_size
     return per_token * tokens + per_pair * pairs + per_logit * logits
 
 
 def train_flops(config: ModelConfig, tokens: float, pairs: float) -> float:
     """Of forward and backward over `tokens`, each with a prediction."""
     return 3 * forward_flops(config, tokens, pairs, tokens)
+
+
+def rl_flops(
+    config: ModelConfig,
+    prompts: np.ndarray,
+    completions: np.ndarray,
+    *,
+    updates: int = 1,
+    critic: bool = False,
+) -> dict[str, float]:
+    """Of one step of GRPO or PPO, by phase, and their sum as "step".
+
+    generate: each prompt read once for its group, each completion's token once, with logits.
+    logprob: the reference's forward pass over all samples, with logits of completions alone.
+    train: forward and backward of the same, `updates` times; a critic's (which has no logits), too.
+    value: the critic's forward pass, if there is one.
+
+    Args:
+      prompts: [questions] tokens of each.
+      completions: [questions, group] tokens of each.
+    """
+    whole = np.asarray(prompts)[:, None] + completions
+    written = float(np.sum(completions))
+    read_once = float(np.sum(prompts)) + written
+    groups = completions.shape[1] * causal_pairs(prompts)
+    pairs = causal_pairs(whole)
+    policy = forward_flops(config, float(whole.sum()), pairs, written)
+    value = forward_flops(config, float(whole.sum()), pairs, 0.0) if critic else 0.0
+    phases = {
+        "generate": forward_flops(
+            config, read_once, pairs - groups + causal_pairs(prompts), written
+        ),
+        "logprob": policy,
+        "train": 3 * updates * (policy + value),
+    }
+    phases |= {"value": value} if critic else {}
+    return phases | {"step": sum(phases.values())}
 
 
 def causal_pairs(lengths: np.ndarray | list[int]) -> float:

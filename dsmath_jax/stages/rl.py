@@ -21,6 +21,7 @@ from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.examples import load_examples
 from dsmath_jax.losses import group_advantages
 from dsmath_jax.losses.aggregation import AGGREGATIONS
+from dsmath_jax.models.flops import rl_flops
 from dsmath_jax.models.value_model import value_params
 from dsmath_jax.rewards import Verdict, grade_solution
 from dsmath_jax.rollout import Sampler, Samples
@@ -131,6 +132,15 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             "checker_errors": errors,
             "tokens": int(samples.lengths.sum()),
         }
+        lengths = np.array([len(p) for p in prompts])
+        flops = rl_flops(
+            model_config,
+            lengths,
+            samples.lengths,
+            updates=rl.updates_per_step,
+            critic=with_critic,
+        )
+        metrics |= {f"flops/{phase}": flops[phase] for phase in ("train", "step")}
         return state, metrics
 
     # ---- Held-out accuracy ----------------------------------------------------------------------

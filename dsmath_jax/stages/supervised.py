@@ -19,6 +19,7 @@ from dsmath_jax.data.mixture import Mixture
 from dsmath_jax.data.packing import Rows
 from dsmath_jax.data.tokenizers import Tokenizer
 from dsmath_jax.losses import next_token_loss
+from dsmath_jax.models.flops import train_flops
 from dsmath_jax.models.transformer import Transformer
 from dsmath_jax.stages import setup
 from dsmath_jax.training.checkpoints import Checkpoints
@@ -56,6 +57,8 @@ def make_programs(
         for number, name in enumerate(config.data.mixture if "source" in batch else ()):
             of_source = used * (batch["source"] == number)[:, None]
             sums[f"share/{name}"] = (of_source.sum(), used.sum())
+        pairs = (used * (batch["positions"] + 1)).sum()
+        sums["flops/step"] = (train_flops(model.config, used.sum(), pairs), jnp.float32(0))
         return loss, (sums, {})
 
     return Programs(

@@ -20,6 +20,7 @@ from dsmath_jax.training.metrics import Metrics, StatusLine, reported_disk_error
 from dsmath_jax.training.report import write_report
 from dsmath_jax.training.state import TrainState
 from dsmath_jax.training.stopping import Agreement, stop_signals
+from dsmath_jax.training.usage import FLOPS, memory, mesh_chip, speed
 
 # (state, batch, step, phases) -> (state, metrics); metrics may be arrays that are still computed.
 StepFn = Callable[[TrainState, Any, int, "Phases"], tuple[TrainState, dict[str, Any]]]
@@ -83,10 +84,11 @@ def run(
     """
     state, first = _start(checkpoints, data, new_state, abstract)
     metrics = Metrics(workdir, config, first)
-    status = StatusLine(config.stage, config.steps, first)
+    status = StatusLine(config.stage, config.steps)
     if first:
         status.note(f"{config.stage}: going on from step {first} of {config.steps}")
     phases = Phases()
+    devices, chip = mesh_chip()
     pending: tuple[int, dict[str, Any]] | None = None
     last_time = time.monotonic()
 
@@ -99,7 +101,10 @@ def run(
         pending = None
         values = {k: float(v) for k, v in jax.device_get(values).items()}
         spike = {k: values.pop(k) for k in [*values] if k.startswith("spike/")}
+        values |= speed(values, devices, chip)
+        values = {k: v for k, v in values.items() if not k.startswith(FLOPS)}
         if step % config.log.every == 0 or step == config.steps:
+            values |= memory()
             metrics.write(step, values)
             status.update(step, values)
         if spike.get("spike/now"):
@@ -125,14 +130,13 @@ def run(
         for step in range(first + 1, config.steps + 1):
             with phases("data"):
                 batch = next(data)
+            waited = phases.seconds["data"] if pending is None or _done(pending[1]) else 0.0
             state, values = step_fn(state, batch, step, phases)
             write_pending()
             now = time.monotonic()
             values = dict(values)
-            tokens = values.pop("tokens", None)
-            if tokens is not None:
-                values["tokens_per_s"] = tokens / (now - last_time)
             values |= {"learning_rate": learning_rate(step - 1), "time/step": now - last_time}
+            values["data_wait"] = waited / values["time/step"]
             pending, last_time = (step, values | phases.take()), now
             due = step == config.steps or (config.eval.every and step % config.eval.every == 0)
             stopping = agreed(stop.is_set())  # once: it may change at any moment
@@ -179,6 +183,11 @@ def _start(
             "use those, or another --workdir"
         ) from None
     return state, step
+
+
+def _done(values: dict[str, Any]) -> bool:
+    """Whether the devices have computed them; does not wait."""
+    return all(v.is_ready() for v in values.values() if hasattr(v, "is_ready"))
 
 
 def _spike_note(step: int, values: dict[str, float], spike: dict[str, float]) -> str:

@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ from dsmath_jax.data.errors import InputError
 
 log = logging.getLogger(__name__)
 
-STATUS = ("loss", "reward", "kl", "grad_norm", "learning_rate", "tokens_per_s")
+WIDTH = 160  # columns of a status line
+# What it does without, where it is too long: these, one after another.
+LEFT_OUT = ("tflops", "memory", "kl", "phases", "learning_rate", "data", "mfu", "tokens", "spikes")
 
 
 class Metrics:
@@ -44,7 +47,10 @@ class Metrics:
         if jax.process_index() != 0:
             return
         path = workdir / "metrics.jsonl"
-        _keep_until(path, first_step)
+        kept = _keep_until(path, first_step)
+        # Over all starts of the run, without what a kill lost and the time between them.
+        self.before = max((row.get("time/run", 0.0) for row in kept), default=0.0)
+        self.start = time.monotonic()
         self.file = path.open("a")
         if config.log.tensorboard:
             from tensorboardX import SummaryWriter
@@ -70,6 +76,7 @@ class Metrics:
         if self.file is None:
             return
         with reported_disk_errors("metrics.jsonl"):
+            values = values | {"time/run": self.before + time.monotonic() - self.start}
             known = {k: v if math.isfinite(v) else None for k, v in values.items()}
             self.file.write(json.dumps({"step": step} | known) + "\n")
             self.file.flush()
@@ -118,37 +125,40 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
     return rows
 
 
-def _keep_until(path: pathlib.Path, step: int) -> None:
+def _keep_until(path: pathlib.Path, step: int) -> list[dict[str, float]]:
     rows = [row for row in read_metrics(path.parent) if row["step"] <= step] if step else []
     beside = path.with_suffix(".partial")
     beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
     beside.replace(path)
+    return rows
 
 
 class StatusLine:
     """One line on stderr: rewritten in place on a terminal, printed every few seconds elsewhere."""
 
-    def __init__(self, name: str, total: int, first: int = 0, *, every: float = 10.0):
-        self.name, self.total, self.first = name, total, first
+    def __init__(self, name: str, total: int, *, every: float = 10.0):
+        self.name, self.total = name, total
         self.terminal = sys.stderr.isatty()
         self.every = 0.2 if self.terminal else every
         self.start = time.monotonic()
+        self.pace_from: tuple[float, int] | None = None
         self.last = 0.0
 
     def update(self, done: int, values: dict[str, float]) -> None:
         now = time.monotonic()
+        if self.pace_from is None:  # the first step compiles: what is left takes less
+            self.pace_from = now, done
         if jax.process_index() != 0:
             return
         if done < self.total and now - self.last < self.every:
             return
         self.last = now
-        elapsed = now - self.start
-        left = elapsed / max(done - self.first, 1) * (self.total - done)
-        numbers = " ".join(f"{k} {v:.4g}" for k in STATUS if (v := values.get(k)) is not None)
-        phases = " ".join(f"{k[5:]} {v:.2f}s" for k, v in values.items() if k.startswith("time/"))
-        line = f"{self.name} {done}/{self.total} ({done / self.total:.0%}) {numbers}"
-        line += f" [{phases}]" if phases else ""
-        line += f" | {duration(elapsed)} done, {duration(left)} to go"
+        since, steps = now - self.pace_from[0], done - self.pace_from[1]
+        left = duration(since / steps * (self.total - done)) if steps else "?"
+        head = f"{self.name} {done}/{self.total} ({done / self.total:.0%})"
+        tail = f" | {duration(now - self.start)} done, {left if done < self.total else '0s'} to go"
+        width = min(shutil.get_terminal_size().columns - 1, WIDTH) if self.terminal else WIDTH
+        line = head + _numbers(values, width - len(head + tail)) + tail
         end = "\n" if not self.terminal or done >= self.total else ""
         print(f"\r\033[K{line}" if self.terminal else line, end=end, file=sys.stderr, flush=True)
 
@@ -157,6 +167,42 @@ class StatusLine:
         if jax.process_index() != 0:
             return
         print(f"\r\033[K{text}" if self.terminal else text, file=sys.stderr, flush=True)
+
+
+def _numbers(values: dict[str, float], width: int) -> str:
+    """What matters of a step, as much of it as fits in `width` columns."""
+    names = ("loss", "reward", "kl", "grad_norm", "learning_rate")
+    texts = {
+        k: f" {'lr' if k == 'learning_rate' else k} {values[k]:.4g}" for k in names if k in values
+    }
+    texts |= {k: f" {k} {values[k]:.0f}" for k in ("skipped", "spikes") if values.get(k)}
+    if "tokens_per_s" in values:
+        texts["tokens"] = f" | {_short(values['tokens_per_s'])} tokens/s"
+    if "mfu" in values:
+        texts["mfu"] = f" MFU {values['mfu']:.1%}"
+    elif "tflops" in values:
+        texts["tflops"] = f" {values['tflops']:.3g} TFLOP/s"
+    if "data_wait" in values:
+        texts["data"] = f" data {values['data_wait']:.0%}"
+    held = [f"{values[k]:.3g} GB {k[7:]}" for k in values if k.startswith("memory/")]
+    texts["memory"] = f" {', '.join(held)}" if held else ""
+    least = 0.01 * values.get("time/step", 0.0)
+    seconds = {k[5:]: v for k, v in values.items() if k.startswith("time/") and v > least}
+    phases = " ".join(f"{name} {v:.2f}s" for name, v in seconds.items())
+    texts["phases"] = f" [{phases}]" if phases else ""
+    for name in LEFT_OUT:
+        if sum(map(len, texts.values())) <= width:
+            break
+        texts.pop(name, None)
+    return "".join(texts.values())
+
+
+def _short(number: float) -> str:
+    """ "1.2M", "12.3k" or "123"."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
 
 
 def duration(seconds: float) -> str:

@@ -16,8 +16,9 @@ from dsmath_jax.training.spikes import SpikeRule, judge, limits
 from dsmath_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-# (params, batch) -> (loss, (sums, peaks)): `sums` are (sum, count) pairs that must hold "loss";
-# `peaks` are numbers of which the largest is reported.
+# (params, batch) -> (loss, (sums, peaks)): `sums` are (sum, count) pairs that must hold "loss", of
+# which the mean is reported, or the sum where the count is 0; `peaks` are numbers of which the
+# largest is reported.
 LossFn = Callable[[dict[str, Any], Batch], tuple[jax.Array, tuple[dict, dict]]]
 
 

@@ -98,7 +98,7 @@ def final_state(workdir) -> dict[str, np.ndarray]:
 def history(workdir) -> list[dict]:
     """The lines of metrics.jsonl without what a clock measured."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
-    timed = ("time/", "tokens_per_s")
+    timed = ("time/", "memory/", "tokens_per_s", "tflops", "mfu", "data_wait")
     return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
 
 

@@ -48,6 +48,42 @@ def test_status_line_without_a_terminal(capsys):
     assert line.endswith("to go\n") and "\033" not in line
 
 
+def test_status_line_does_not_take_the_first_step_for_the_pace(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("dsmath_jax.training.metrics.time.monotonic", lambda: now[0])
+    status = StatusLine("sft", 102, every=0.0)
+    for step, seconds in ((1, 100.0), (2, 102.0)):  # the first compiles
+        now[0] = seconds
+        status.update(step, {})
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("1m40s done, ? to go")
+    assert second.endswith("1m42s done, 3m20s to go")
+
+
+def test_status_line_keeps_what_matters_within_its_width(capsys):
+    values = dict.fromkeys(("loss", "reward", "kl", "grad_norm", "learning_rate"), -0.000123456)
+    values |= {"tokens_per_s": 1234567.0, "mfu": 0.5123, "data_wait": 0.02, "skipped": 3.0}
+    values |= {"memory/host": 123.4, "memory/device": 81.2, "time/step": 30.0, "time/sync": 0.01}
+    status = StatusLine("rl", 100_000, every=0.0)
+    status.update(12_345, values | {f"time/{k}": 12.3 for k in ("generate", "train")})
+    line = capsys.readouterr().err.rstrip("\n")
+    assert "skipped 3 | 1.23M tokens/s MFU 51.2% data 2%" in line
+    assert "sync" not in line  # under 1% of the step
+    status.update(12_346, values | {f"time/{k}": 12.3 for k in ("generate", "logprob", "train")})
+    assert len(line) <= 160 and len(capsys.readouterr().err.rstrip("\n")) <= 160
+
+
+def test_seconds_of_a_run_add_up_over_its_starts(tmp_path, config, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("dsmath_jax.training.metrics.time.monotonic", lambda: now[0])
+    for first in (0, 1):
+        metrics = Metrics(tmp_path, config, first)
+        now[0] += 7.0
+        metrics.write(first + 1, {"loss": 1.0})
+        now[0] += 100.0  # lost with a kill
+    assert [row["time/run"] for row in read_metrics(tmp_path)] == [7.0, 14.0]
+
+
 def test_status_line_is_not_printed_more_often_than_asked(capsys):
     status = StatusLine("sft", 100, every=1000.0)
     for step in range(1, 100):
