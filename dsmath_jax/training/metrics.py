@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 WIDTH = 160  # columns of a status line
 # What it does without, where it is too long: these, one after another.
-LEFT_OUT = ("tflops", "memory", "kl", "phases", "learning_rate", "data", "mfu", "tokens", "spikes")
+LEFT_OUT = ("tflops", "memory", "learning_rate", "kl", "data", "grad_norm", "phases", "tokens")
 
 
 class Metrics:
@@ -188,8 +188,8 @@ def _numbers(values: dict[str, float], width: int) -> str:
     texts["memory"] = f" {', '.join(held)}" if held else ""
     least = 0.01 * values.get("time/step", 0.0)
     seconds = {k[5:]: v for k, v in values.items() if k.startswith("time/") and v > least}
-    phases = " ".join(f"{name} {v:.2f}s" for name, v in seconds.items())
-    texts["phases"] = f" [{phases}]" if phases else ""
+    phases = " ".join(f"{name} {v:.2f}" for name, v in seconds.items() if name != "data")
+    texts["phases"] = f" [{phases} s]" if phases else ""
     for name in LEFT_OUT:
         if sum(map(len, texts.values())) <= width:
             break

@@ -44,7 +44,7 @@ def test_status_line_without_a_terminal(capsys):
     status = StatusLine("sft", 100, every=0.0)
     status.update(25, {"loss": 2.5, "time/train": 0.5})
     line = capsys.readouterr().err
-    assert line.startswith("sft 25/100 (25%) loss 2.5 [train 0.50s] | ")
+    assert line.startswith("sft 25/100 (25%) loss 2.5 [train 0.50 s] | ")
     assert line.endswith("to go\n") and "\033" not in line
 
 
@@ -67,7 +67,8 @@ def test_status_line_keeps_what_matters_within_its_width(capsys):
     status = StatusLine("rl", 100_000, every=0.0)
     status.update(12_345, values | {f"time/{k}": 12.3 for k in ("generate", "train")})
     line = capsys.readouterr().err.rstrip("\n")
-    assert "skipped 3 | 1.23M tokens/s MFU 51.2% data 2%" in line
+    assert "skipped 3 | 1.23M tokens/s MFU 51.2% [step 30.00" in line
+    assert "generate 12.30" in line
     assert "sync" not in line  # under 1% of the step
     status.update(12_346, values | {f"time/{k}": 12.3 for k in ("generate", "logprob", "train")})
     assert len(line) <= 160 and len(capsys.readouterr().err.rstrip("\n")) <= 160
