@@ -118,6 +118,8 @@ def _start(run: Callable[[ConfigDict], None], argv: list[str]) -> None:
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; flags start with --")
     config = _CONFIG.value
+    if topology := flags.FLAGS.get_flag_value("dry_run", ""):
+        _dry_run(config, topology, workdir if flags.FLAGS.workdir else None)
     if config.distributed:
         if not hosts.is_worker():
             os._exit(hosts.supervise())
@@ -135,6 +137,23 @@ def _train(config: ConfigDict) -> None:
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config_name()}")
     finished = run_stages(config, workdir)
     print(f"{'done' if finished else 'stopped'}: {workdir}/report.html", file=sys.stderr)
+
+
+def _dry_run(config: ConfigDict, topology: str, workdir: pathlib.Path | None) -> None:
+    """Ends the process: 0 when everything fits, else 1."""
+    from dsmath_jax.stages.dry_run import dry_run
+
+    check_stage(config)
+    out = workdir / "dry_run.json" if workdir else None
+    fits = dry_run(config, topology, out, flags.FLAGS.largest_batch)
+    sys.stdout.flush()
+    os._exit(0 if fits else 1)
+
+
+def check_stage(config: ConfigDict) -> None:
+    if config.stage not in STAGES:
+        raise InputError(f"config.stage={config.stage!r}: choose one of {', '.join(STAGES)}")
+    check_numbers(config)
 
 
 def check_numbers(config: ConfigDict) -> None:
@@ -170,9 +189,7 @@ def run_stages(config: ConfigDict, workdir: pathlib.Path) -> bool:
     """
     from dsmath_jax.stages import pretrain, rl, sft
 
-    if config.stage not in STAGES:
-        raise InputError(f"config.stage={config.stage!r}: choose one of {', '.join(STAGES)}")
-    check_numbers(config)
+    check_stage(config)
     if config.init.stage:
         before = workdir / "init"
         if not run_stages(config.init.stage, before):

@@ -30,7 +30,7 @@ CHIPS = {
     "v5e": Chip("TPU v5e", 197e12, 16 * 2**30, 819e9, 45e9, 4),
     "v5p": Chip("TPU v5p", 459e12, 95 * 2**30, 2765e9, 90e9, 6),
     "v6e": Chip("TPU v6e", 918e12, 32 * 2**30, 1640e9, 90e9, 4),
-    "tpu7x": Chip("TPU7x, one of a chip's two devices", 1153.5e12, 96 * 2**30, 3690e9, 50e9, 6),
+    "tpu7x": Chip("TPU7x, one of a chip's two devices", 1153.5e12, 96 * 2**30, 3690e9, 45e9, 6),
     "A100": Chip("NVIDIA A100 80GB SXM", 312e12, 80e9, 2039e9),
     "H100": Chip("NVIDIA H100 SXM", 989e12, 80e9, 3350e9),
     "H200": Chip("NVIDIA H200 SXM", 989e12, 141e9, 4800e9),

@@ -1,0 +1,369 @@
+"""What a compiled program sends between chips: kind, bytes, mesh axes, whose data, and how often.
+
+A partitioner that finds no way to keep two layouts together moves arrays without being asked: such
+moves are told from those of the design by what is moved (a weight, a batch, something computed) and
+over which mesh axes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import re
+
+import numpy as np
+
+from dsmath_jax.compilation.hlo import MOVES, Array, Computation, Module, Op
+
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+SMALL = 2**16  # bytes of one array: scalars, norms and their like are never worth a word
+
+
+@dataclasses.dataclass
+class Collective:
+    """One collective operation of a program.
+
+    kind: of `KINDS`. A ring of permutes that the compiler made of an all-gather or reduce-scatter
+      with its matrix product counts as what it was made of.
+    arrays: what every chip has: of a gather the result, of a reduction the operand.
+    axes: mesh axes whose chips talk to each other; ways: how many they are.
+    times: how often it runs in one run of the program.
+    sent: bytes that a chip sends in one run of the program.
+    data: what is moved: the path of a program's argument (".params['head']"), or "computed".
+    gathers: an all-reduce of what was not computed: each chip adds its part to zeros, a gather.
+    """
+
+    name: str
+    kind: str
+    arrays: tuple[Array, ...]
+    axes: tuple[str, ...]
+    ways: int
+    times: float
+    sent: float
+    data: tuple[str, ...]
+    op_name: str
+    source: str
+    ring: bool = False
+    gathers: bool = False
+
+    @property
+    def bytes(self) -> int:
+        return sum(a.bytes for a in self.arrays)
+
+    @property
+    def where(self) -> str:
+        return self.source or self.op_name or "made by the compiler"
+
+
+def collectives(module: Module, mesh_sizes: dict[str, int], arguments: list[str]):
+    """All collectives of a program.
+
+    Args:
+      mesh_sizes: mesh axis -> size, in the order of the mesh (that of `jax.Mesh.shape`).
+      arguments: a name for each parameter of the entry computation.
+    """
+    origin = _Origin(module, arguments)
+    rings = _ring_kinds(module)
+    found = []
+    for where, op, times in module.executed():
+        inner = module.inside(op)
+        ops = [(where, op)] if inner is None else [(inner, each) for each in inner.ops.values()]
+        for place, each in ops:
+            kind = each.opcode.removesuffix("-start")
+            if kind not in KINDS or _continues(each, place):
+                continue
+            operands = tuple(a for n in each.operands for a in place.ops[n].arrays)
+            results = _results(each, len(operands))
+            groups = _groups(each, mesh_sizes)
+            ways, axes = _axes_of(groups, mesh_sizes)
+            is_ring = False
+            if kind == "all-reduce" and inner is not None and _scatters(inner, each):
+                kind, results = "reduce-scatter", op.arrays
+            if kind == "collective-permute" and (made_of := rings.get(_key(each))):
+                kind, is_ring = made_of, True
+            data = sorted({d for n in each.operands for d in origin.of(place, n, where, op)})
+            found.append(
+                Collective(
+                    name=each.name,
+                    kind=kind,
+                    arrays=results if kind == "all-gather" else operands,
+                    axes=axes,
+                    ways=ways,
+                    times=times,
+                    sent=times * _sent(kind, operands, results, ways, is_ring),
+                    data=tuple(data),
+                    op_name=each.op_name,
+                    source=module.source(each),
+                    ring=is_ring,
+                    gathers=kind == "all-reduce" and "computed" not in data,
+                )
+            )
+    return found
+
+
+def _results(op: Op, num_operands: int) -> tuple[Array, ...]:
+    """The arrays of the result; an asynchronous start has its operands before them, and flags."""
+    if op.opcode == "all-reduce-start" or not op.opcode.endswith("-start"):
+        return op.arrays
+    return op.arrays[num_operands : 2 * num_operands]
+
+
+def _sent(kind, operands, results, ways, ring) -> float:
+    """Bytes that one chip sends, by the algorithms on a ring."""
+    if ways <= 1:
+        return 0.0
+    size, result = sum(a.bytes for a in operands), sum(a.bytes for a in results)
+    if ring or kind == "collective-permute":
+        return float(size)
+    share = (ways - 1) / ways
+    return {
+        "all-gather": result * share,
+        "reduce-scatter": size * share,
+        "all-reduce": 2 * size * share,
+        "all-to-all": size * share,
+    }[kind]
+
+
+# ---- Who talks to whom --------------------------------------------------------------------------
+def _groups(op: Op, mesh_sizes: dict[str, int]) -> np.ndarray:
+    """[groups, members] of device numbers that talk to each other."""
+    count = int(np.prod(list(mesh_sizes.values())))
+    text = op.attributes
+    if match := re.search(r"source_target_pairs=\{(.*?)\}\}", text):
+        pairs = [tuple(map(int, p.split(","))) for p in re.findall(r"(\d+,\d+)", match[1])]
+        return np.array(pairs).reshape(-1, 2)
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\](.*?)\{([^}]*)\}", text):
+        sizes = {k: int(v) for k, v in re.findall(r"'([^']+)'=(\d+)", match[1])}
+        order = _device_order(match[2], count).reshape(tuple(sizes.values()))
+        names, chosen = list(sizes), re.findall(r"'([^']+)'", match[3])
+        last = [names.index(n) for n in chosen]
+        kept = [i for i in range(len(names)) if i not in last]
+        members = int(np.prod([order.shape[i] for i in last]))
+        return order.transpose(kept + last).reshape(-1, members)
+    if match := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        shape, dims = ([int(x) for x in match[n].split(",")] for n in (1, 2))
+        order = np.arange(count).reshape(dims)
+        if match[3]:
+            order = order.transpose([int(x) for x in match[3].split(",")])
+        return order.reshape(shape)
+    if match := re.search(r"replica_groups=\{(\{.*?\})\}", text):
+        rows = [[int(x) for x in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", match[1])]
+        return np.array(rows)
+    return np.arange(count)[None]
+
+
+def _device_order(text: str, count: int) -> np.ndarray:
+    """Device numbers in the order of a mesh: "device_ids=([4,16]T(1,0))", "device_ids=(3,1,2,0)", or
+    nothing when it is 0, 1, 2, ..."""
+    if match := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", text):
+        order = np.arange(count).reshape([int(x) for x in match[1].split(",")])
+        return order.transpose([int(x) for x in match[2].split(",")]) if match[2] else order
+    if match := re.search(r"device_ids=\(([\d,]+)\)", text):
+        return np.array([int(x) for x in match[1].split(",")])
+    return np.arange(count)
+
+
+def _axes_of(groups: np.ndarray, mesh_sizes: dict[str, int]) -> tuple[int, tuple[str, ...]]:
+    """(members of a group, mesh axes along which they differ). Of a permutation, whose groups are
+    (from, to), the members are those of the axes."""
+    coordinates = np.array(np.unravel_index(groups, tuple(mesh_sizes.values())))
+    differ = [
+        axis
+        for axis, at in zip(mesh_sizes, coordinates, strict=True)
+        if (at != at[:, :1]).any()
+    ]
+    ways = groups.shape[1] if groups.shape[1] > 2 else 0
+    ways = ways or int(np.prod([mesh_sizes[a] for a in differ]))
+    return ways, tuple(differ)
+
+
+# ---- Forms that the TPU compiler gives them -------------------------------------------------------
+def _continues(op: Op, where: Computation) -> bool:
+    """A later step of an asynchronous collective whose start was counted."""
+    if "async_collective_fusion_config" not in op.attributes:
+        return False
+    return not any("AsyncCollectiveStart" in u.attributes for u in where.users[op.name])
+
+
+def _scatters(inner: Computation, op: Op) -> bool:
+    """An all-reduce of which the fusion keeps a slice: the compiler's reduce-scatter."""
+    return any(u.opcode == "dynamic-slice" for u in inner.users[op.name])
+
+
+def _key(op: Op) -> tuple[str, str]:
+    frame = re.search(r"stack_frame_id=(\d+)", op.attributes)
+    return op.op_name, frame[1] if frame else ""
+
+
+def _ring_kinds(module: Module) -> dict[tuple[str, str], str]:
+    """(op name, stack frame) of matrix products that the compiler interleaved with a ring of
+    permutes -> what they gather or scatter."""
+    kinds = {}
+    for computation in module.computations.values():
+        match = re.search(r"windowed_dot_general_body_(ag|rs)", computation.name)
+        if match:
+            for op in computation.ops.values():
+                if op.opcode.startswith("collective-permute"):
+                    kinds[_key(op)] = "all-gather" if match[1] == "ag" else "reduce-scatter"
+    return kinds
+
+
+# ---- Whose data ---------------------------------------------------------------------------------
+class _Origin:
+    """Finds which arguments of the program an array is, moved or converted but not computed with."""
+
+    def __init__(self, module: Module, arguments: list[str]):
+        self.module, self.arguments = module, arguments
+        self.callers: dict[str, tuple[Computation, Op]] = {}
+        for where, op in itertools.chain.from_iterable(
+            ((c, op) for op in c.ops.values()) for c in module.computations.values()
+        ):
+            for attribute in ("body", "calls", "to_apply"):
+                if op.opcode in ("while", "fusion", "call", "async-start"):
+                    name = op.called(attribute)
+                    if name:
+                        self.callers[name] = (where, op)
+        self.element = functools.cache(self._element)
+
+    def of(self, place: Computation, name: str, where: Computation, op: Op) -> frozenset[str]:
+        return self.element(place.name, name, 0, 0)
+
+    def _element(self, place_name: str, name: str, index: int, depth: int) -> frozenset[str]:
+        """Of element `index` of the result of an operation."""
+        computed = frozenset({"computed"})
+        if depth > 150:
+            return computed
+        place = self.module.computations[place_name]
+        op = place.ops[name]
+
+        def go(where, other, i=0):
+            return self.element(where.name, other, i, depth + 1)
+
+        if op.opcode == "parameter":
+            if place is self.module.entry:
+                return frozenset({self.arguments[int(op.literal)]})
+            if place_name not in self.callers:
+                return computed
+            where, caller = self.callers[place_name]
+            if caller.opcode == "while":
+                return go(where, caller.operands[0], index)
+            return go(where, caller.operands[int(op.literal)], index)
+        if op.opcode == "get-tuple-element":
+            return go(place, op.operands[0], int(re.search(r"index=(\d+)", op.attributes)[1]))
+        if op.opcode == "tuple":
+            return go(place, op.operands[index])
+        if op.opcode == "while":
+            # Carried unchanged, or changed in the body: then it is computed.
+            body = self.module.computations[op.called("body")]
+            if not carries(body, index):
+                return computed
+            return go(place, op.operands[0], index)
+        if op.opcode in MOVES or op.opcode in (
+            *("slice", "dynamic-slice", "copy-start", "copy-done", "slice-start", "slice-done"),
+            *("all-gather", "all-gather-start", "all-gather-done", "pad"),
+            *("collective-permute-start", "collective-permute-done", "collective-permute"),
+        ):
+            return go(place, op.operands[0], index if op.opcode == "optimization-barrier" else 0)
+        if op.opcode == "dynamic-update-slice":
+            return go(place, op.operands[1])
+        inner = self.module.inside(op)
+        if inner is not None:
+            return go(inner, inner.root.name, index)
+        if op.opcode == "custom-call" and len(op.operands) == 1:
+            return go(place, op.operands[0])
+        return computed
+
+
+def carries(body: Computation, index: int) -> bool:
+    """Whether a loop's body hands element `index` on as it got it."""
+    root = body.root
+    if root.opcode != "tuple":
+        return False
+    op = body.ops[root.operands[index]]
+    while op.opcode in ("copy", "bitcast"):
+        op = body.ops[op.operands[0]]
+    if op.opcode != "get-tuple-element":
+        return False
+    source = body.ops[op.operands[0]]
+    return source.opcode == "parameter" and f"index={index}" in op.attributes
+
+
+# ---- Asked for, or not --------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """What the sharding of a program is meant to send.
+
+    weight_gathers: how often a weight may be gathered in one run (forward, recomputed forward and
+      backward are 3 for each micro-batch); 0 where weights lie as they are used.
+    reshards: the program is there to change a layout: whatever it does to its arguments is asked.
+    """
+
+    weight_gathers: float
+    reshards: bool = False
+
+
+@dataclasses.dataclass
+class Unasked:
+    reason: str
+    collective: Collective
+
+
+def unasked(found: list[Collective], design: Design, sizes: dict[str, int]) -> list[Unasked]:
+    """Collectives that no rule of the design explains, the largest first.
+
+    The rules: weights are gathered over fsdp, so often as `Design` says; gradients are reduced over
+    data, fsdp (scattered) and sequence; activations are summed (or gathered and scattered) over
+    tensor; keys and values are gathered over sequence, their gradients scattered. Arrays below 64
+    KiB are let pass.
+
+    Args:
+      sizes: argument -> bytes of the whole array, divided by its tensor ways.
+    """
+    result = []
+    gathered: dict[str, float] = {}
+    for c in found:
+        if c.ways <= 1 or max((a.bytes for a in c.arrays), default=0) < SMALL or design.reshards:
+            continue
+        reason = _reason(c)
+        is_weight = _is_weight(c)
+        if reason:
+            result.append(Unasked(reason, c))
+        elif is_weight and (c.kind == "all-gather" or c.gathers):
+            for name in c.data:
+                share = c.bytes * c.times / len(c.data) * (c.ways - 1 if c.ring else 1)
+                gathered[name] = gathered.get(name, 0.0) + share
+    for name, moved in gathered.items():
+        turns = moved / max(sizes.get(name, 1), 1)
+        if turns > design.weight_gathers * 1.1:
+            biggest = max((c for c in found if name in c.data), key=lambda c: c.sent)
+            text = f"{name} is gathered {turns:.1f} times, by design at most {design.weight_gathers:g}"
+            result.append(Unasked(text, biggest))
+    return sorted(result, key=lambda u: -u.collective.sent)
+
+
+def _is_weight(c: Collective) -> bool:
+    return bool(c.data) and all("params" in d or "reference" in d for d in c.data)
+
+
+def _reason(c: Collective) -> str:
+    """Why a collective is not of the design; "" when it is."""
+    axes = set(c.axes)
+    over = " and ".join(c.axes)
+    if c.kind == "all-to-all":
+        return f"an all-to-all over {over}: one layout is changed into another"
+    if c.kind == "collective-permute":
+        if axes == {"sequence"} and c.bytes * c.ways < 2**22:
+            return ""  # each chip's last position, where targets are shifted by one
+        return f"a permutation over {over}: shards change places"
+    if c.kind == "all-gather" or c.gathers:
+        if _is_weight(c):
+            if c.gathers:
+                return f"weights are gathered over {over} by an all-reduce: twice an all-gather's bytes"
+            return "" if axes <= {"fsdp"} else f"weights are gathered over {over}"
+        if axes <= {"tensor"} or axes <= {"sequence"}:
+            return ""
+        return f"something computed is gathered whole over {over}"
+    if c.kind == "all-reduce" and "fsdp" in axes:
+        return f"an all-reduce over {over} where a reduce-scatter would leave each chip its part"
+    return ""

@@ -1,0 +1,271 @@
+"""Compiles every program of a stage with the TPU's own compiler, on a machine without one, and says
+whether it fits, how long a step takes at best, and which transfers nobody asked for.
+
+Nothing is read but the configuration (and the shape of its checkpoint, where that exists): no
+checkpoint, tokenizer or data is needed. Only shapes exist here, laid out as the run lays them out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import sys
+import types
+from collections.abc import Generator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from dsmath_jax.compilation.collectives import Design
+from dsmath_jax.compilation.programs import Program, Report, analyse
+from dsmath_jax.compilation.table import as_json, table, unasked_lines
+from dsmath_jax.compilation.topologies import open_topology
+from dsmath_jax.data.errors import InputError
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.flops import causal_pairs, forward_flops, train_flops
+from dsmath_jax.models.sharding import batch_sharding, make_mesh
+from dsmath_jax.stages import rl, setup, supervised
+from dsmath_jax.training.hardware import Chip
+from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.state import abstract_state
+
+# A stage's programs in the order of a step: each is sent back compiled, because later ones take its
+# results in the layouts that the compiler chose.
+Programs = Generator[Program, Any, None]
+
+
+def dry_run(
+    config: ConfigDict, topology: str, out: pathlib.Path | None = None, largest: bool = True
+) -> bool:
+    """Prints the table for one stage on a slice such as "v5p:4x4x4".
+
+    Args:
+      out: write the table's numbers to this JSON file as well.
+      largest: look for the largest micro-batch that fits, by compiling the update again.
+
+    Returns:
+      Whether everything fits.
+
+    Raises:
+      InputError: the slice, the mesh or the configuration is not possible.
+    """
+    devices, chip = open_topology(topology)
+    try:
+        mesh = make_mesh(**config.mesh, devices=devices)
+    except ValueError as e:
+        raise InputError(f"config.mesh on {topology}: {e}") from None
+    config = _without_missing_checkpoint(config)
+    model_config = setup.open_model_config(
+        config, types.SimpleNamespace(vocab_size=config.tokenizer_vocab)
+    )
+    stage = rl_programs if config.stage == "rl" else supervised_programs
+    reports = _compile_all(stage(config, mesh, model_config), mesh, chip)
+    search = _largest(config, mesh, model_config, stage, reports, chip) if largest else None
+    shape = ", ".join(f"{a}={n}" for a, n in mesh.shape.items() if n > 1)
+    title = (
+        f"{config.stage}, {config.model} ({model_config.num_params / 1e9:.2f}B parameters), on "
+        f"{topology}: {len(devices)} x {chip.name}, mesh {shape or 'of one device'}"
+    )
+    seconds = sum(r.runs * r.times.predicted for r in reports)
+    work = sum(r.runs * r.model_flops for r in reports)
+    summary = _summary(config, reports, seconds, work, chip, len(devices), search)
+    print(table(title, reports, chip, len(devices)), *summary, sep="\n", flush=True)
+    if out is not None:
+        record = {
+            "topology": topology,
+            "devices": len(devices),
+            "chip": chip.name,
+            "mesh": dict(mesh.shape),
+            "stage": config.stage,
+            "model": config.model,
+            "parameters": model_config.num_params,
+            "step_seconds": seconds,
+            "mfu": work / (seconds * len(devices) * chip.flops) if seconds else 0.0,
+            "fits": all(r.fits for r in reports),
+            "largest_rows": search,
+            "programs": as_json(reports, chip, len(devices)),
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(record, indent=2) + "\n")
+    return all(r.fits for r in reports)
+
+
+def _without_missing_checkpoint(config: ConfigDict) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    given = config.init.checkpoint
+    with config.unlocked():
+        config.init.stage = ConfigDict()
+    if given and not pathlib.Path(given).is_dir():
+        print(f"{given} is not here: the shape is that of config.model={config.model}", flush=True)
+        config.init.checkpoint = ""
+    return config
+
+
+def _compile_all(programs: Programs, mesh, chip: Chip) -> list[Report]:
+    reports: list[Report] = []
+    try:
+        program = next(programs)
+        while True:
+            report, compiled = analyse(program, mesh, chip)
+            reports.append(report)
+            said = f"compiled {program.name} in {report.compile_seconds:.1f} s"
+            print(said if compiled else f"{program.name} does not fit", file=sys.stderr, flush=True)
+            program = programs.send(compiled)
+    except StopIteration:
+        return reports
+
+
+# ---- The programs of each stage -------------------------------------------------------------------
+def supervised_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs:
+    """Pretraining and fine-tuning: one update, and the held-out loss of one batch."""
+    setup.check_parts(config.batch_size, config, mesh, "config.batch_size")
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    model = setup.open_model(config, model_config)
+    update, heldout_sums = supervised.make_programs(config, model, optimizer)
+    state = abstract_state(model_config, optimizer, mesh)
+    batch = _rows(mesh, config.batch_size, config.length)
+    yield Program(
+        "update",
+        update,
+        (state, batch),
+        Design(weight_gathers=3 * config.micro_batches),
+        model_flops=train_flops(model_config, *_tokens_and_pairs(config.batch_size, config.length)),
+    )
+    rows = config.eval.batch_size
+    tokens, pairs = _tokens_and_pairs(rows, config.length)
+    yield Program(
+        "held-out loss",
+        heldout_sums,
+        (state.params, _rows(mesh, rows, config.length)),
+        Design(weight_gathers=1),
+        runs=0,
+        model_flops=forward_flops(model_config, tokens, pairs, tokens),
+        beside={"optimizer": state.opt_state},
+    )
+
+
+def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs:
+    """One exploration step: weights for generation, prompts, tokens, log-probabilities, update."""
+    raise NotImplementedError
+
+
+def _tokens_and_pairs(rows: int, length: int) -> tuple[float, float]:
+    """Of rows that are one segment each: packed ones need less."""
+    return float(rows * length), rows * causal_pairs([length])
+
+
+def _rows(mesh, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of the data pipeline."""
+    dtypes = dict.fromkeys(("tokens", "positions", "segment_ids"), jnp.int32)
+    dtypes["loss_mask"] = jnp.float32
+    return {name: _array(mesh, (rows, length), dtype) for name, dtype in dtypes.items()}
+
+
+def _array(mesh, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh, shape))
+
+
+# ---- What to say about them -----------------------------------------------------------------------
+def _rows_per_chip(config: ConfigDict, mesh) -> float:
+    rows = config.rl.questions * config.rl.group if config.stage == "rl" else config.batch_size
+    return rows / (config.micro_batches * mesh.shape["data"] * mesh.shape["fsdp"])
+
+
+def _largest(config, mesh, model_config, stage, reports, chip) -> int | None:
+    """Rows of a micro-batch on each chip, the most that fit in an update: from two compilations, by
+    a straight line, confirmed by another."""
+    first = next((r for r in reports if r.name == "update"), None)
+    if first is None:
+        return None
+    start = int(_rows_per_chip(config, mesh))
+
+    def report(rows: int) -> Report:
+        changed = config.copy_and_resolve_references()
+        ways = config.micro_batches * mesh.shape["data"] * mesh.shape["fsdp"]
+        if config.stage == "rl":
+            changed.rl.questions = max(1, rows * ways // config.rl.group)
+        else:
+            changed.batch_size = rows * ways
+        program = next(p for p in stage(changed, mesh, model_config) if p.name == "update")
+        return analyse(program, mesh, chip)[0]
+
+    known = {start: first}
+    other = 2 * start if first.fits else max(1, start // 2)
+    if other == start:
+        return 0
+    known[other] = report(other)
+    (low, a), (high, b) = sorted(known.items())
+    if not a.fits and low == 1:
+        return 0
+    slope = (b.peak - a.peak) / (high - low)
+    estimate = low + int((first.limit - a.peak) / slope) if slope > 0 else 64 * start
+    estimate = max(1, min(estimate, 64 * start))
+    while estimate not in known or not known[estimate].fits:
+        if estimate not in known:
+            known[estimate] = report(estimate)
+        if known[estimate].fits:
+            break
+        estimate -= max(1, estimate // 16)
+        if estimate < 1:
+            return 0
+    return max(rows for rows, r in known.items() if r.fits)
+
+
+def _summary(config, reports, seconds, work, chip, devices, largest) -> list[str]:
+    lines = [""]
+    if all(not r.error for r in reports) and seconds:
+        share = work / (seconds * devices * chip.flops)
+        lines.append(
+            f"predicted step: {seconds:.3f} s at least, MFU {share:.1%} at most (peak FLOP/s, "
+            "memory and links at their makers' figures, overlapping perfectly)"
+        )
+    if largest is not None:
+        ways = math.prod([config.micro_batches, config.mesh.data, config.mesh.fsdp])
+        lines.append(_largest_line(config, largest, ways))
+    named = unasked_lines(reports)
+    lines.append("transfers that the design does not explain:" if named else
+                 "every transfer is one that the design explains")  # fmt: skip
+    lines += named
+    for r in reports:
+        if not r.fits:
+            lines.append(_advice(config, r))
+    return lines
+
+
+def _largest_line(config: ConfigDict, largest: int, ways: int) -> str:
+    if not largest:
+        return "largest micro-batch of an update: not one row a chip fits"
+    return f"largest micro-batch of an update: {largest} rows of {config.length} tokens a chip"
+
+
+def _advice(config: ConfigDict, report: Report) -> str:
+    """Which kind of memory is the largest, and what makes it smaller."""
+    everything = dict(report.memory)
+    for kind, size in report.beside.items():
+        everything[kind] = everything.get(kind, 0.0) + size
+    kind = max(everything, key=lambda k: everything[k])
+    size = everything[kind] / 2**30
+    if kind == "KV cache":
+        change = (
+            f"lower config.rl.max_rows (now {config.rl.max_rows}) or config.rl.max_new_tokens "
+            f"(now {config.rl.max_new_tokens})"
+        )
+    elif kind in ("temporary", "activations", "batch"):
+        changes = [f"raise config.micro_batches (now {config.micro_batches})"]
+        if config.remat != "full":
+            changes.append(f'set config.remat to "full" (now "{config.remat}")')
+        changes.append("take more chips, or split rows with config.mesh.sequence")
+        change = ", or ".join(changes)
+    else:
+        change = (
+            f"split it over more chips: a larger slice, or config.mesh.fsdp (now "
+            f"{config.mesh.fsdp}) in place of config.mesh.data (now {config.mesh.data})"
+        )
+    over = (report.peak - report.limit) / 2**30
+    return (
+        f"{report.name} does not fit: {over:.2f} GiB too much. The largest part is {kind}, "
+        f"{size:.2f} GiB: {change}"
+    )
