@@ -77,12 +77,13 @@ def collectives(module: Module, mesh_sizes: dict[str, int], arguments: list[str]
             results = _results(each, len(operands))
             groups = _groups(each, mesh_sizes)
             ways, axes = _axes_of(groups, mesh_sizes)
-            is_ring = False
+            data = sorted({d for n in each.operands for d in origin.of(place, n)})
+            is_ring = kind == "collective-permute" and each.op_name.endswith("dot_general")
+            if is_ring:  # where the loop was unrolled, only its data tells what it was
+                made_of = "reduce-scatter" if "computed" in data else "all-gather"
+                kind = rings.get(_key(each), made_of)
             if kind == "all-reduce" and inner is not None and _scatters(inner, each):
                 kind, results = "reduce-scatter", op.arrays
-            if kind == "collective-permute" and (made_of := rings.get(_key(each))):
-                kind, is_ring = made_of, True
-            data = sorted({d for n in each.operands for d in origin.of(place, n, where, op)})
             found.append(
                 Collective(
                     name=each.name,
@@ -226,7 +227,7 @@ class _Origin:
                         self.callers[name] = (where, op)
         self.element = functools.cache(self._element)
 
-    def of(self, place: Computation, name: str, where: Computation, op: Op) -> frozenset[str]:
+    def of(self, place: Computation, name: str) -> frozenset[str]:
         return self.element(place.name, name, 0, 0)
 
     def _element(self, place_name: str, name: str, index: int, depth: int) -> frozenset[str]:

@@ -249,8 +249,9 @@ def parse(text: str) -> Module:
     """
     computations: dict[str, Computation] = {}
     entry, current = None, None
+    op = None
     for line in text.splitlines():
-        if line.startswith("}"):
+        if line.rstrip() == "}":
             current = None
         elif current is None:
             if match := _HEAD.match(line):
@@ -260,6 +261,8 @@ def parse(text: str) -> Module:
         elif match := _OP.match(line):
             op = _parse_op(bool(match[1]), match[2], match[3])
             current.ops[op.name] = op
+        elif op is not None:  # a kernel's metadata may hold line breaks
+            op.attributes += line
     if entry is None:
         raise ValueError("the text has no ENTRY computation")
     return Module(computations, entry, _frames(text))

@@ -45,6 +45,7 @@ class Program:
     model_flops: of one run on all chips together, for MFU.
     kinds: what its arguments are, where their names in the function do not say: name -> kind.
     beside: kind -> arrays that stay in memory while it runs without being its arguments.
+    results: what it makes that is not in place of an argument.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Program:
     model_flops: float = 0.0
     kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
     beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    results: str = "results"
 
 
 @dataclasses.dataclass
@@ -172,7 +174,8 @@ def _memory(program, module: hlo.Module, names: list[str], stats) -> dict[str, f
         memory[kind] = min(size, temporary)
         temporary -= memory[kind]
     memory["temporary"] = temporary
-    memory["results"] = max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0)
+    made = max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0)
+    memory[program.results] = memory.get(program.results, 0.0) + made
     memory["code and padding"] = max(padding, 0) + stats.generated_code_size_in_bytes
     return {kind: size for kind, size in memory.items() if size}
 

@@ -14,7 +14,7 @@ GIB = 2**30
 NAMED = 8  # unasked collectives printed for each program; the JSON has all
 ORDER = (
     *("weights", "generation weights", "optimizer", "reference", "critic", "critic's optimizer"),
-    *("batch", "KV cache", "gradients", "activations", "temporary", "results"),
+    *("batch", "samples", "KV cache", "gradients", "activations", "temporary", "results"),
     *("other arguments", "code and padding"),
 )
 

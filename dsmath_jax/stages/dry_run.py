@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from ml_collections import ConfigDict
 
 from dsmath_jax.compilation.collectives import Design
@@ -27,6 +28,7 @@ from dsmath_jax.data.errors import InputError
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.flops import causal_pairs, forward_flops, train_flops
 from dsmath_jax.models.sharding import batch_sharding, make_mesh
+from dsmath_jax.rollout import sampler
 from dsmath_jax.stages import rl, setup, supervised
 from dsmath_jax.training.hardware import Chip
 from dsmath_jax.training.optimizer import make_optimizer
@@ -148,8 +150,122 @@ def supervised_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> 
 
 
 def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs:
-    """One exploration step: weights for generation, prompts, tokens, log-probabilities, update."""
-    raise NotImplementedError
+    """One exploration step: weights for generation, prompts, tokens (with the cache at its full
+    length, so their time is at most this), log-probabilities of the reference, update."""
+    c = config.rl
+    setup.check_parts(c.questions * c.group, config, mesh, "config.rl.questions x group")
+    optimizer = make_optimizer(config.optimizer, config.steps * c.updates_per_step)
+    model = setup.open_model(config, model_config)
+    programs = rl.make_programs(config, model, optimizer)
+    state = abstract_state(model_config, optimizer, mesh, with_reference=True)
+    kept = {"weights": state.params, "optimizer": state.opt_state, "reference": state.reference}
+    compiled = yield Program(
+        "reshard",
+        programs.generation_weights,
+        (state.params,),
+        Design(weight_gathers=1, reshards=True),
+        results="generation weights",
+        beside={k: kept[k] for k in ("optimizer", "reference")},
+    )
+    weights = _outputs(compiled)
+    if weights is None:
+        return
+    # ---- Generation -----------------------------------------------------------------------------
+    graph = nnx.split(model)[0]
+    questions = max(1, min(c.questions, c.max_rows // c.group))
+    turns, samples = -(-c.questions // questions), questions * c.group
+    prompt = config.length - c.max_new_tokens
+    tokens, lengths = (_array(mesh, s, jnp.int32) for s in ((questions, prompt), (questions,)))
+    kinds = {"params": "generation weights", "cache": "KV cache", "state": "samples"}
+    compiled = yield Program(
+        "prefill",
+        sampler._prefill,
+        (graph, weights, tokens, lengths, c.group, c.max_new_tokens),
+        Design(weight_gathers=0),
+        runs=turns,
+        model_flops=forward_flops(model_config, *_tokens_and_pairs(questions, prompt), questions),
+        kinds=kinds,
+        beside=kept,
+    )
+    started = _outputs(compiled)
+    if started is None:
+        return
+    sizes = _cache_sizes(c.max_new_tokens)
+    cache = started.cache
+    for size in sizes[:-1]:
+        with jax.set_mesh(mesh):
+            cache = _outputs(sampler._grow.lower(cache, size).compile())
+    compiled = yield Program(
+        "cache growth",
+        sampler._grow,
+        (cache, sizes[-1]),
+        Design(weight_gathers=0),
+        runs=turns,
+        results="KV cache",
+        beside=kept | {"generation weights": weights},
+    )
+    cache = _outputs(compiled)
+    if cache is None:
+        return
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (questions, c.group)))
+    full = samples * float(prompt + c.max_new_tokens)
+    yield Program(
+        "decode, one token",
+        sampler._decode_until,
+        (
+            *(graph, sizes[-1], False, weights, started._replace(cache=cache)),
+            *(_array(mesh, keys.shape, keys.dtype), 1.0, jax.ShapeDtypeStruct((1,), jnp.int32)),
+        ),
+        Design(weight_gathers=0),
+        runs=turns * c.max_new_tokens,
+        model_flops=forward_flops(model_config, samples, full, samples),
+        kinds=kinds,
+        beside=kept,
+    )
+    # ---- Training -------------------------------------------------------------------------------
+    rows = c.questions * c.group
+    batch = _rows(mesh, rows, config.length)
+    del batch["positions"]
+    batch["old_logp"] = _array(mesh, (rows, config.length), jnp.float32)
+    batch["advantages"] = _array(mesh, (rows,), jnp.float32)
+    size, pairs = _tokens_and_pairs(rows, config.length)
+    yield Program(
+        "log-probs",
+        programs.logprobs,
+        (state.reference, batch),
+        Design(weight_gathers=config.micro_batches),
+        model_flops=forward_flops(model_config, size, pairs, size),
+        kinds={"params": "reference"},
+        beside={"weights": kept["weights"], "optimizer": kept["optimizer"]},
+    )
+    batch["ref_logp"] = _array(mesh, (rows, config.length), jnp.float32)
+    yield Program(
+        "update",
+        programs.update,
+        (state, batch),
+        Design(weight_gathers=3 * config.micro_batches),
+        runs=c.updates_per_step,
+        model_flops=train_flops(model_config, size, pairs),
+    )
+
+
+def _cache_sizes(max_new: int, first: int = 32) -> list[int]:
+    """Lengths of the cache, as the sampler grows it."""
+    sizes = [min(first, max_new)]
+    while sizes[-1] < max_new:
+        sizes.append(min(2 * sizes[-1], max_new))
+    return sizes
+
+
+def _outputs(compiled: Any) -> Any:
+    """Shapes and layouts of a compiled program's results."""
+    if compiled is None:
+        return None
+    return jax.tree.map(
+        lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+        compiled.out_info,
+        compiled.output_shardings,
+    )
 
 
 def _tokens_and_pairs(rows: int, length: int) -> tuple[float, float]:
