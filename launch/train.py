@@ -8,7 +8,9 @@
     python launch/train.py --config=configs/pretrain_7b_tpu.py --dry_run=v5p:4x4x4
 
 The last compiles all programs for a TPU slice that is not there and prints what they need of it
-(docs/dry_run.md); it ends with 1 when something does not fit. All fields, with their meaning: dsmath_jax/stages/defaults.py. The same command goes on where a
+(docs/dry_run.md); it ends with 1 when something does not fit.
+
+All fields, with their meaning: dsmath_jax/stages/defaults.py. The same command goes on where a
 stopped or killed run was. Exit status: 0 done or stopped by a signal (and saved), 1 the run failed,
 2 something in the command or its input is wrong.
 """

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -155,8 +156,8 @@ def _groups(op: Op, mesh_sizes: dict[str, int]) -> np.ndarray:
 
 
 def _device_order(text: str, count: int) -> np.ndarray:
-    """Device numbers in the order of a mesh: "device_ids=([4,16]T(1,0))", "device_ids=(3,1,2,0)", or
-    nothing when it is 0, 1, 2, ..."""
+    """Device numbers in the order of a mesh: "device_ids=([4,16]T(1,0))", "device_ids=(3,1,2,0)",
+    or nothing when it is 0, 1, 2, ..."""
     if match := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", text):
         order = np.arange(count).reshape([int(x) for x in match[1].split(",")])
         return order.transpose([int(x) for x in match[2].split(",")]) if match[2] else order
@@ -170,16 +171,14 @@ def _axes_of(groups: np.ndarray, mesh_sizes: dict[str, int]) -> tuple[int, tuple
     (from, to), the members are those of the axes."""
     coordinates = np.array(np.unravel_index(groups, tuple(mesh_sizes.values())))
     differ = [
-        axis
-        for axis, at in zip(mesh_sizes, coordinates, strict=True)
-        if (at != at[:, :1]).any()
+        axis for axis, at in zip(mesh_sizes, coordinates, strict=True) if (at != at[:, :1]).any()
     ]
     ways = groups.shape[1] if groups.shape[1] > 2 else 0
     ways = ways or int(np.prod([mesh_sizes[a] for a in differ]))
     return ways, tuple(differ)
 
 
-# ---- Forms that the TPU compiler gives them -------------------------------------------------------
+# ---- Forms that the TPU compiler gives them -----------------------------------------------------
 def _continues(op: Op, where: Computation) -> bool:
     """A later step of an asynchronous collective whose start was counted."""
     if "async_collective_fusion_config" not in op.attributes:
@@ -212,7 +211,7 @@ def _ring_kinds(module: Module) -> dict[tuple[str, str], str]:
 
 # ---- Whose data ---------------------------------------------------------------------------------
 class _Origin:
-    """Finds which arguments of the program an array is, moved or converted but not computed with."""
+    """Finds which arguments of a program an array is, moved or converted but not computed with."""
 
     def __init__(self, module: Module, arguments: list[str]):
         self.module, self.arguments = module, arguments
@@ -251,7 +250,7 @@ class _Origin:
                 return go(where, caller.operands[0], index)
             return go(where, caller.operands[int(op.literal)], index)
         if op.opcode == "get-tuple-element":
-            return go(place, op.operands[0], int(re.search(r"index=(\d+)", op.attributes)[1]))
+            return go(place, op.operands[0], op.index)
         if op.opcode == "tuple":
             return go(place, op.operands[index])
         if op.opcode == "while":
@@ -310,7 +309,7 @@ class Unasked:
     collective: Collective
 
 
-def unasked(found: list[Collective], design: Design, sizes: dict[str, int]) -> list[Unasked]:
+def unasked(found: list[Collective], design: Design, sizes: Mapping[str, float]) -> list[Unasked]:
     """Collectives that no rule of the design explains, the largest first.
 
     The rules: weights are gathered over fsdp, so often as `Design` says; gradients are reduced over
@@ -338,7 +337,9 @@ def unasked(found: list[Collective], design: Design, sizes: dict[str, int]) -> l
         turns = moved / max(sizes.get(name, 1), 1)
         if turns > design.weight_gathers * 1.1:
             biggest = max((c for c in found if name in c.data), key=lambda c: c.sent)
-            text = f"{name} is gathered {turns:.1f} times, by design at most {design.weight_gathers:g}"
+            text = (
+                f"{name} is gathered {turns:.1f} times, by design at most {design.weight_gathers:g}"
+            )
             result.append(Unasked(text, biggest))
     return sorted(result, key=lambda u: -u.collective.sent)
 
@@ -360,7 +361,7 @@ def _reason(c: Collective) -> str:
     if c.kind == "all-gather" or c.gathers:
         if _is_weight(c):
             if c.gathers:
-                return f"weights are gathered over {over} by an all-reduce: twice an all-gather's bytes"
+                return f"weights are gathered over {over} by an all-reduce, at twice the bytes"
             return "" if axes <= {"fsdp"} else f"weights are gathered over {over}"
         if axes <= {"tensor"} or axes <= {"sequence"}:
             return ""

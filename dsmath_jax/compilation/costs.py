@@ -52,8 +52,7 @@ def _convolution_flops(op: Op, left: Array, right: Array) -> float:
     """TPU compilers write every matrix product as a convolution, and batches of products as windows
     of which all but one position fall on padding or between dilated elements: only positions that
     meet an element count."""
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.attributes)
-    lhs, rhs, out = labels[1], labels[2], labels[3]
+    ((lhs, rhs, out),) = re.findall(r"dim_labels=(\w+)_(\w+)->(\w+)", op.attributes)
     window = dict(re.findall(r"(\w+)=([\dx_\-]+)", _braces(op.attributes, "window=")))
     spatial = sorted(c for c in out if c.isdigit())
     pairs = 1
@@ -124,10 +123,12 @@ def _op_bytes(module: Module, where: Computation, op: Op) -> float:
     if op.opcode in FREE or op.opcode.endswith("-done"):
         return 0.0
     if op.opcode.endswith("-start"):  # the result holds operand and result
-        arrays = [a for name in op.operands for a in where.ops[name].arrays]
-        return _in_hbm(arrays) + _in_hbm(op.arrays[1 : 1 + len(arrays)])
+        sources = [a for name in op.operands for a in where.ops[name].arrays]
+        return _in_hbm(sources) + _in_hbm(op.arrays[1 : 1 + len(sources)])
     if op.opcode in ("dynamic-slice", "slice", "gather"):
-        read = sum(a.bytes for a in op.arrays) if not where.ops[op.operands[0]].arrays[0].space else 0
+        read = (
+            sum(a.bytes for a in op.arrays) if not where.ops[op.operands[0]].arrays[0].space else 0
+        )
         return read + _in_hbm(op.arrays)
     if op.opcode == "dynamic-update-slice":
         return _updated(where, op, op.arrays[0])

@@ -53,14 +53,20 @@ class Op:
     def bytes(self) -> int:
         return sum(a.bytes for a in self.arrays)
 
-    def called(self, attribute: str) -> str | None:
-        """The computation named by e.g. body=, condition=, calls=."""
+    def called(self, attribute: str) -> str:
+        """The computation named by e.g. body=, condition=, calls=, or ""."""
         match = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.attributes)
-        return match and match[1]
+        return match[1] if match else ""
+
+    @property
+    def index(self) -> int:
+        """Of a get-tuple-element."""
+        match = re.search(r"\bindex=(\d+)", self.attributes)
+        return int(match[1]) if match else 0
 
     @property
     def op_name(self) -> str:
-        """Where it comes from in the traced function, as in "jit(update)/while/body/dot_general"."""
+        """Where it comes from in the traced function: "jit(update)/while/body/dot_general"."""
         match = re.search(r'op_name="([^"]*)"', self.attributes)
         return match[1] if match else ""
 
@@ -209,7 +215,7 @@ class Module:
         if op.opcode == "get-tuple-element":
             source = where.ops[op.operands[0]]
             if source.opcode == "parameter" and bound is None:
-                return int(re.search(r"index=(\d+)", op.attributes)[1]), 0
+                return op.index, 0
             return None
         if op.opcode in MOVES:
             return follow(op.operands[0])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,19 +20,20 @@ from dsmath_jax.compilation.collectives import (
     collectives,
     unasked,
 )
-from dsmath_jax.compilation.roofline import Times, times
+from dsmath_jax.compilation.roofline import NOTHING, Times, times
 from dsmath_jax.compilation.topologies import captured_stderr
 from dsmath_jax.training.hardware import Chip
 
-# What an argument is, by a part of its path in the program's arguments; the first that fits.
+# What an argument is, by its path in the program's arguments; the first pattern that is found.
 KINDS = (
-    ("cache", "KV cache"),
-    ("critic_opt", "critic's optimizer"),
-    ("opt_state", "optimizer"),
-    ("reference", "reference"),
-    ("critic", "critic"),
-    ("params", "weights"),
-    ("batch", "batch"),
+    (r"\bgeneration\b", "generation weights"),
+    (r"\bcache\b", "KV cache"),
+    (r"\bopt_state\b.*'critic'", "critic's optimizer"),
+    (r"\bopt_state\b", "optimizer"),
+    (r"\breference\b", "reference"),
+    (r"'critic'", "critic"),
+    (r"\bparams\b", "weights"),
+    (r"\b(batch|rows)\b", "batch"),
 )
 
 
@@ -40,17 +42,19 @@ class Program:
     """A function to compile.
 
     arguments: as it is called, arrays as `jax.ShapeDtypeStruct` with their shardings.
+    mesh: the one that is set when it is called.
     design: the collectives that its sharding means.
     runs: how often a step runs it.
     model_flops: of one run on all chips together, for MFU.
-    kinds: what its arguments are, where their names in the function do not say: name -> kind.
-    beside: kind -> arrays that stay in memory while it runs without being its arguments.
+    kinds: what its arguments are, where their names in the function do not say: pattern -> kind.
+    beside: path -> arrays that stay in memory while it runs without being its arguments.
     results: what it makes that is not in place of an argument.
     """
 
     name: str
     function: Any
     arguments: tuple
+    mesh: jax.sharding.Mesh
     design: Design
     runs: float = 1.0
     model_flops: float = 0.0
@@ -75,7 +79,7 @@ class Report:
     flops: float = 0.0
     hbm: float = 0.0
     sent: dict[str, float] = dataclasses.field(default_factory=dict)
-    times: Times = Times(0.0, 0.0, 0.0)
+    times: Times = NOTHING
     unasked: list[Unasked] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
 
@@ -88,63 +92,57 @@ class Report:
         return not self.error and self.peak <= self.limit
 
 
-def analyse(program: Program, mesh: jax.sharding.Mesh, chip: Chip) -> tuple[Report, Any]:
+def analyse(program: Program, chip: Chip) -> tuple[Report, Any]:
     """Compiles a program and reads what the compiler made.
 
     Returns:
       (report, the compiled program, or None when it needs more memory than there is).
     """
-    beside = {kind: bytes_per_chip(tree) for kind, tree in program.beside.items()}
+    beside = _by_kind({}, program.beside.items())
+    arguments = _by_kind(program.kinds, _arguments(program))
+    known = (program.name, program.runs, program.model_flops)
+    least = sum(arguments.values()) + sum(beside.values())
+    if least > chip.memory:
+        error = f"what is in memory before it starts is {least / 2**30:.2f} GiB"
+        return Report(*known, 0.0, chip.memory, arguments, beside, error), None
     start = time.perf_counter()
     said: list[str] = []
     try:
-        with jax.set_mesh(mesh), captured_stderr() as said:
+        with jax.set_mesh(program.mesh), captured_stderr() as said:
             compiled = program.function.lower(*program.arguments).compile()
     except jax.errors.JaxRuntimeError as e:
-        needed, limit = _out_of_memory(str(e), chip)
-        arguments = _argument_memory(program)
-        rest = max(needed - sum(arguments.values()), 0.0)
-        memory = arguments | {"temporary": rest}
+        temporary, limit = _out_of_memory(str(e), sum(arguments.values()), chip)
+        memory = arguments | {"temporary": temporary}
         seconds = time.perf_counter() - start
-        args = (program.name, program.runs, program.model_flops, seconds, limit, memory, beside)
-        return Report(*args, error=_one_line(str(e))), None
+        return Report(*known, seconds, limit, memory, beside, _one_line(str(e))), None
     seconds = time.perf_counter() - start
     module = hlo.parse(compiled.as_text())
     names = [_path(op) for op in module.entry.parameters]
-    found = collectives(module, dict(mesh.shape), names)
+    found = collectives(module, dict(program.mesh.shape), names)
     sent: dict[str, float] = {}
     for c in found:
         sent[c.kind] = sent.get(c.kind, 0.0) + c.sent
     flops, hbm = costs.flops(module), costs.hbm_bytes(module)
     report = Report(
-        name=program.name,
-        runs=program.runs,
-        model_flops=program.model_flops,
-        compile_seconds=seconds,
-        limit=chip.memory,
-        memory=_memory(program, module, names, compiled.memory_analysis()),
-        beside=beside,
+        *known,
+        seconds,
+        chip.memory,
+        _memory(program, module, names, compiled.memory_analysis()),
+        beside,
         flops=flops,
         hbm=hbm,
         sent=sent,
-        times=times(flops, hbm, found, mesh, chip),
-        unasked=unasked(found, program.design, _weight_sizes(program, mesh)),
+        times=times(flops, hbm, found, program.mesh, chip),
+        unasked=unasked(found, program.design, _weight_sizes(program)),
         warnings=_warnings(said[0] if said else ""),
     )
     return report, compiled
 
 
-def bytes_per_chip(tree: Any) -> float:
-    """Of arrays or shapes with shardings, on the device that has most of them."""
-    return float(sum(_local_bytes(x) for x in jax.tree.leaves(tree)))
-
-
-def _local_bytes(x) -> float:
-    shape = x.sharding.shard_shape(x.shape) if getattr(x, "sharding", None) else x.shape
-    size = 1
-    for d in shape:
-        size *= d
-    return size * x.dtype.itemsize
+def _local_bytes(x: jax.ShapeDtypeStruct) -> float:
+    """Of one device's part."""
+    shape = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape
+    return float(math.prod(shape) * x.dtype.itemsize)
 
 
 def _path(op: hlo.Op) -> str:
@@ -152,11 +150,36 @@ def _path(op: hlo.Op) -> str:
     return op.op_name.replace("\\'", "'") or f"argument {op.literal}"
 
 
-def _kind(program: Program, path: str) -> str:
-    for part, kind in (*program.kinds.items(), *KINDS):
-        if part in path:
+def _kind(kinds: Mapping[str, str], path: str) -> str:
+    for pattern, kind in (*kinds.items(), *KINDS):
+        if re.search(pattern, path):
             return kind
     return "other arguments"
+
+
+def _by_kind(kinds: Mapping[str, str], named: Iterable[tuple[str, Any]]) -> dict[str, float]:
+    """Bytes on one device of trees of shapes, given with the path at which each starts."""
+    memory: dict[str, float] = {}
+    for path, leaf in _leaves(named):
+        kind = _kind(kinds, path)
+        memory[kind] = memory.get(kind, 0.0) + _local_bytes(leaf)
+    return memory
+
+
+def _leaves(named: Iterable[tuple[str, Any]]) -> list[tuple[str, jax.ShapeDtypeStruct]]:
+    return [
+        (name + jax.tree_util.keystr(path), leaf)
+        for name, tree in named
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if isinstance(leaf, jax.ShapeDtypeStruct)
+    ]
+
+
+def _arguments(program: Program) -> list[tuple[str, Any]]:
+    """The arguments by the names that JAX gives the program's parameters."""
+    return list(
+        zip(inspect.signature(program.function).parameters, program.arguments, strict=False)
+    )
 
 
 # ---- Memory -------------------------------------------------------------------------------------
@@ -165,7 +188,7 @@ def _memory(program, module: hlo.Module, names: list[str], stats) -> dict[str, f
     temporaries, code."""
     memory: dict[str, float] = {}
     for op, name in zip(module.entry.parameters, names, strict=True):
-        kind = _kind(program, name)
+        kind = _kind(program.kinds, name)
         memory[kind] = memory.get(kind, 0.0) + op.bytes
     # The compiler pads small arrays to its tiles.
     padding = stats.argument_size_in_bytes - sum(memory.values())
@@ -204,28 +227,8 @@ def _in_loops(module: hlo.Module, names: list[str]) -> dict[str, float]:
     return {"gradients": gradients, "activations": kept}
 
 
-def _argument_memory(program: Program) -> dict[str, float]:
-    """Bytes by kind from the shardings, for a program that was not compiled."""
-    memory: dict[str, float] = {}
-    for path, leaf in _leaves(program):
-        kind = _kind(program, path)
-        memory[kind] = memory.get(kind, 0.0) + _local_bytes(leaf)
-    return memory
-
-
-def _leaves(program: Program) -> list[tuple[str, jax.ShapeDtypeStruct]]:
-    """(path, shape) of every array among the arguments, named as JAX names the parameters."""
-    names = inspect.signature(program.function).parameters
-    return [
-        (name + jax.tree_util.keystr(path), leaf)
-        for name, argument in zip(names, program.arguments, strict=False)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(argument)
-        if isinstance(leaf, jax.ShapeDtypeStruct)
-    ]
-
-
-def _out_of_memory(message: str, chip: Chip) -> tuple[float, float]:
-    """(bytes needed, bytes that there are), from the compiler's refusal.
+def _out_of_memory(message: str, arguments: float, chip: Chip) -> tuple[float, float]:
+    """(bytes needed beside the arguments, bytes that there are), from the compiler's refusal.
 
     Raises:
       RuntimeError: it refused for another reason.
@@ -235,28 +238,27 @@ def _out_of_memory(message: str, chip: Chip) -> tuple[float, float]:
     def size(text):
         return float(text[:-1]) * units[text[-1]]
 
-    for pattern in (
-        r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm",
-        r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)",
-    ):
-        if match := re.search(pattern, message):
-            return size(match[1]), min(size(match[2]), chip.memory)
-    if "RESOURCE_EXHAUSTED" in message:
-        return 0.0, chip.memory
-    raise RuntimeError(message)
+    if match := re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", message):
+        return max(size(match[1]) - arguments, 0.0), min(size(match[2]), chip.memory)
+    pattern = r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)"
+    if match := re.search(pattern, message):
+        return size(match[1]), min(size(match[2]), chip.memory)
+    if "RESOURCE_EXHAUSTED" not in message:
+        raise RuntimeError(message)
+    return 0.0, chip.memory
 
 
 def _one_line(message: str) -> str:
     return message.splitlines()[0].split("RESOURCE_EXHAUSTED: ")[-1]
 
 
-def _weight_sizes(program: Program, mesh: jax.sharding.Mesh) -> dict[str, float]:
+def _weight_sizes(program: Program) -> dict[str, float]:
     """Argument path -> bytes of a weight in bfloat16, over its tensor ways: one whole gather."""
     sizes = {}
-    for path, leaf in _leaves(program):
+    for path, leaf in _leaves(_arguments(program)):
         if isinstance(leaf.sharding, jax.sharding.NamedSharding):
             used = jax.tree.leaves(tuple(leaf.sharding.spec))
-            ways = mesh.shape["tensor"] if "tensor" in used else 1
+            ways = program.mesh.shape["tensor"] if "tensor" in used else 1
             sizes[path] = 2.0 * leaf.size / ways
     return sizes
 

@@ -1,8 +1,8 @@
 """Predicted time of a compiled program: the longest of computing, memory and interconnect.
 
-Stated assumptions: matrix units run at their peak, HBM and links at their makers' figures, the three
-overlap perfectly, and nothing else takes time. So times are lower bounds and MFU is an upper bound;
-what they are good for is to compare layouts and to see what bounds a program.
+Stated assumptions: matrix units run at their peak, HBM and links at their makers' figures, the
+three overlap perfectly, and nothing else takes time. So times are lower bounds and MFU is an upper
+bound; what they are good for is to compare layouts and to see what bounds a program.
 
 A collective over mesh axes that span some dimensions of the torus uses all links of those
 dimensions, in both directions where the dimension wraps around (16 chips on v5e and v6e; a multiple
@@ -38,6 +38,9 @@ class Times:
     def bound(self) -> str:
         """What takes longest."""
         return max(dataclasses.asdict(self).items(), key=lambda item: item[1])[0]
+
+
+NOTHING = Times(0.0, 0.0, 0.0)
 
 
 def times(

@@ -104,8 +104,8 @@ def describe(u: Unasked) -> str:
     arrays = ", ".join(map(str, c.arrays[:3])) + (", ..." if len(c.arrays) > 3 else "")
     whose = ", ".join(c.data[:3])
     return (
-        f"{u.reason}: {c.kind} of {arrays} ({whose}), {c.times:g} times, {number(c.sent / 1e9)} GB, "
-        f"{c.where}"
+        f"{u.reason}: {c.kind} of {arrays} ({whose}), {c.times:g} times, "
+        f"{number(c.sent / 1e9)} GB, {c.where}"
     )
 
 

@@ -38,8 +38,8 @@ def open_topology(name: str) -> tuple[list[jax.Device], Chip]:
     match = re.fullmatch(rf"({'|'.join(NAMES)}):(\d+(?:x\d+){{1,2}})", name)
     if match is None:
         raise InputError(
-            f"--dry_run={name}: write CHIP:SHAPE with one of {', '.join(NAMES)} and its chips along "
-            f"each dimension, as in {EXAMPLES}"
+            f"--dry_run={name}: write CHIP:SHAPE with one of {', '.join(NAMES)} and its chips "
+            f"along each dimension, as in {EXAMPLES}"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("--dry_run compiles with libtpu: pip install -e '.[tpu]'")

@@ -119,7 +119,7 @@ def _start(run: Callable[[ConfigDict], None], argv: list[str]) -> None:
         raise InputError(f"{argv[1]!r} is not a flag; flags start with --")
     config = _CONFIG.value
     if topology := flags.FLAGS.get_flag_value("dry_run", ""):
-        _dry_run(config, topology, workdir if flags.FLAGS.workdir else None)
+        _dry_run(config, topology)
     if config.distributed:
         if not hosts.is_worker():
             os._exit(hosts.supervise())
@@ -139,12 +139,13 @@ def _train(config: ConfigDict) -> None:
     print(f"{'done' if finished else 'stopped'}: {workdir}/report.html", file=sys.stderr)
 
 
-def _dry_run(config: ConfigDict, topology: str, workdir: pathlib.Path | None) -> None:
+def _dry_run(config: ConfigDict, topology: str) -> None:
     """Ends the process: 0 when everything fits, else 1."""
     from dsmath_jax.stages.dry_run import dry_run
 
     check_stage(config)
-    out = workdir / "dry_run.json" if workdir else None
+    workdir = flags.FLAGS.workdir
+    out = pathlib.Path(workdir, "dry_run.json") if workdir else None
     fits = dry_run(config, topology, out, flags.FLAGS.largest_batch)
     sys.stdout.flush()
     os._exit(0 if fits else 1)

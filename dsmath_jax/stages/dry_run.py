@@ -29,10 +29,11 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.flops import causal_pairs, forward_flops, train_flops
 from dsmath_jax.models.sharding import batch_sharding, make_mesh
 from dsmath_jax.rollout import sampler
-from dsmath_jax.stages import rl, setup, supervised
+from dsmath_jax.stages import setup, supervised
+from dsmath_jax.stages.rl_programs import make_programs
 from dsmath_jax.training.hardware import Chip
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.state import abstract_state
+from dsmath_jax.training.state import abstract_state, policy_of
 
 # A stage's programs in the order of a step: each is sent back compiled, because later ones take its
 # results in the layouts that the compiler chose.
@@ -64,7 +65,7 @@ def dry_run(
         config, types.SimpleNamespace(vocab_size=config.tokenizer_vocab)
     )
     stage = rl_programs if config.stage == "rl" else supervised_programs
-    reports = _compile_all(stage(config, mesh, model_config), mesh, chip)
+    reports = _compile_all(stage(config, mesh, model_config), chip)
     search = _largest(config, mesh, model_config, stage, reports, chip) if largest else None
     shape = ", ".join(f"{a}={n}" for a, n in mesh.shape.items() if n > 1)
     title = (
@@ -106,12 +107,12 @@ def _without_missing_checkpoint(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _compile_all(programs: Programs, mesh, chip: Chip) -> list[Report]:
+def _compile_all(programs: Programs, chip: Chip) -> list[Report]:
     reports: list[Report] = []
     try:
         program = next(programs)
         while True:
-            report, compiled = analyse(program, mesh, chip)
+            report, compiled = analyse(program, chip)
             reports.append(report)
             said = f"compiled {program.name} in {report.compile_seconds:.1f} s"
             print(said if compiled else f"{program.name} does not fit", file=sys.stderr, flush=True)
@@ -120,19 +121,20 @@ def _compile_all(programs: Programs, mesh, chip: Chip) -> list[Report]:
         return reports
 
 
-# ---- The programs of each stage -------------------------------------------------------------------
+# ---- The programs of each stage -----------------------------------------------------------------
 def supervised_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs:
     """Pretraining and fine-tuning: one update, and the held-out loss of one batch."""
     setup.check_parts(config.batch_size, config, mesh, "config.batch_size")
     optimizer = make_optimizer(config.optimizer, config.steps)
     model = setup.open_model(config, model_config)
-    update, heldout_sums = supervised.make_programs(config, model, optimizer)
+    programs = supervised.make_programs(config, model, optimizer)
     state = abstract_state(model_config, optimizer, mesh)
     batch = _rows(mesh, config.batch_size, config.length)
     yield Program(
         "update",
-        update,
+        programs.update,
         (state, batch),
+        mesh,
         Design(weight_gathers=3 * config.micro_batches),
         model_flops=train_flops(model_config, *_tokens_and_pairs(config.batch_size, config.length)),
     )
@@ -140,37 +142,94 @@ def supervised_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> 
     tokens, pairs = _tokens_and_pairs(rows, config.length)
     yield Program(
         "held-out loss",
-        heldout_sums,
+        programs.heldout_sums,
         (state.params, _rows(mesh, rows, config.length)),
+        mesh,
         Design(weight_gathers=1),
         runs=0,
         model_flops=forward_flops(model_config, tokens, pairs, tokens),
-        beside={"optimizer": state.opt_state},
+        beside={"opt_state": state.opt_state},
     )
 
 
 def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs:
     """One exploration step: weights for generation, prompts, tokens (with the cache at its full
-    length, so their time is at most this), log-probabilities of the reference, update."""
-    c = config.rl
+    length, so their time is at most this), log-probabilities, values (PPO), update."""
+    c, with_critic = config.rl, config.rl.algorithm == "ppo"
     setup.check_parts(c.questions * c.group, config, mesh, "config.rl.questions x group")
-    optimizer = make_optimizer(config.optimizer, config.steps * c.updates_per_step)
+    generation_mesh = setup.open_generation_mesh(config, mesh)
+    optimizer = setup.open_rl_optimizer(config)
     model = setup.open_model(config, model_config)
-    programs = rl.make_programs(config, model, optimizer)
-    state = abstract_state(model_config, optimizer, mesh, with_reference=True)
-    kept = {"weights": state.params, "optimizer": state.opt_state, "reference": state.reference}
+    programs = make_programs(config, model, optimizer, generation_mesh)
+    state = abstract_state(
+        model_config, optimizer, mesh, with_reference=True, with_critic=with_critic
+    )
+    policy = policy_of(state.params)
+    kept = {"params": policy, "opt_state": state.opt_state, "reference": state.reference}
+    if with_critic:
+        kept["params['critic']"] = state.params["critic"]
     compiled = yield Program(
         "reshard",
         programs.generation_weights,
-        (state.params,),
+        (policy,),
+        mesh,
         Design(weight_gathers=1, reshards=True),
         results="generation weights",
-        beside={k: kept[k] for k in ("optimizer", "reference")},
+        beside=_without(kept, "params"),
     )
-    weights = _outputs(compiled)
-    if weights is None:
+    if compiled is None:
         return
-    # ---- Generation -----------------------------------------------------------------------------
+    weights = _outputs(compiled)
+    yield from _generation_programs(config, generation_mesh, model, weights, kept)
+    # ---- Training -------------------------------------------------------------------------------
+    count = c.questions * c.group
+    rows = _rows(mesh, count, config.length)
+    del rows["positions"]
+    rows["old_logp"] = _array(mesh, (count, config.length), jnp.float32)
+    rows["advantages"] = _array(mesh, (count,), jnp.float32)
+    size, pairs = _tokens_and_pairs(count, config.length)
+    compiled = yield Program(
+        "log-probs",
+        programs.logprobs,
+        (state.reference, rows),
+        mesh,
+        Design(weight_gathers=config.micro_batches),
+        model_flops=forward_flops(model_config, size, pairs, size),
+        kinds={"params": "reference"},
+        beside=_without(kept, "reference"),
+    )
+    if compiled is None:
+        return
+    rows["ref_logp"] = _outputs(compiled)
+    if with_critic:
+        compiled = yield Program(
+            "values",
+            programs.estimate,
+            (state.params["critic"], rows, _array(mesh, (count,), jnp.float32)),
+            mesh,
+            Design(weight_gathers=config.micro_batches),
+            model_flops=forward_flops(model_config, size, pairs, 0),
+            kinds={"params": "critic"},
+            beside=_without(kept, "params['critic']"),
+        )
+        if compiled is None:
+            return
+        rows = _outputs(compiled)
+    critic = 3 * forward_flops(model_config, size, pairs, 0) if with_critic else 0.0
+    yield Program(
+        "update",
+        programs.update,
+        (state, rows),
+        mesh,
+        Design(weight_gathers=3 * config.micro_batches),
+        runs=c.updates_per_step,
+        model_flops=train_flops(model_config, size, pairs) + critic,
+    )
+
+
+def _generation_programs(config: ConfigDict, mesh, model, weights, kept) -> Programs:
+    """What the sampler compiles, for prompts of the greatest length."""
+    c, model_config = config.rl, model.config
     graph = nnx.split(model)[0]
     questions = max(1, min(c.questions, c.max_rows // c.group))
     turns, samples = -(-c.questions // questions), questions * c.group
@@ -181,15 +240,16 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
         "prefill",
         sampler._prefill,
         (graph, weights, tokens, lengths, c.group, c.max_new_tokens),
+        mesh,
         Design(weight_gathers=0),
         runs=turns,
-        model_flops=forward_flops(model_config, *_tokens_and_pairs(questions, prompt), questions),
+        model_flops=forward_flops(model_config, *_tokens_and_pairs(questions, prompt), 0),
         kinds=kinds,
         beside=kept,
     )
-    started = _outputs(compiled)
-    if started is None:
+    if compiled is None:
         return
+    started = _outputs(compiled)
     sizes = _cache_sizes(c.max_new_tokens)
     cache = started.cache
     for size in sizes[:-1]:
@@ -199,53 +259,42 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
         "cache growth",
         sampler._grow,
         (cache, sizes[-1]),
+        mesh,
         Design(weight_gathers=0),
         runs=turns,
         results="KV cache",
-        beside=kept | {"generation weights": weights},
+        beside=kept | {"generation": weights},
     )
-    cache = _outputs(compiled)
-    if cache is None:
+    if compiled is None:
         return
+    started = started._replace(cache=_outputs(compiled))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (questions, c.group)))
-    full = samples * float(prompt + c.max_new_tokens)
+    keys = _array(mesh, keys.shape, keys.dtype)
+    eos_ids = jax.ShapeDtypeStruct((1,), jnp.int32)
+    pairs = samples * float(prompt + c.max_new_tokens)
     yield Program(
         "decode, one token",
         sampler._decode_until,
-        (
-            *(graph, sizes[-1], False, weights, started._replace(cache=cache)),
-            *(_array(mesh, keys.shape, keys.dtype), 1.0, jax.ShapeDtypeStruct((1,), jnp.int32)),
-        ),
+        (graph, sizes[-1], False, weights, started, keys, 1.0, eos_ids),
+        mesh,
         Design(weight_gathers=0),
         runs=turns * c.max_new_tokens,
-        model_flops=forward_flops(model_config, samples, full, samples),
+        model_flops=forward_flops(model_config, samples, pairs, samples),
         kinds=kinds,
         beside=kept,
     )
-    # ---- Training -------------------------------------------------------------------------------
-    rows = c.questions * c.group
-    batch = _rows(mesh, rows, config.length)
-    del batch["positions"]
-    batch["old_logp"] = _array(mesh, (rows, config.length), jnp.float32)
-    batch["advantages"] = _array(mesh, (rows,), jnp.float32)
-    size, pairs = _tokens_and_pairs(rows, config.length)
-    yield Program(
-        "log-probs",
-        programs.logprobs,
-        (state.reference, batch),
-        Design(weight_gathers=config.micro_batches),
-        model_flops=forward_flops(model_config, size, pairs, size),
-        kinds={"params": "reference"},
-        beside={"weights": kept["weights"], "optimizer": kept["optimizer"]},
-    )
-    batch["ref_logp"] = _array(mesh, (rows, config.length), jnp.float32)
-    yield Program(
-        "update",
-        programs.update,
-        (state, batch),
-        Design(weight_gathers=3 * config.micro_batches),
-        runs=c.updates_per_step,
-        model_flops=train_flops(model_config, size, pairs),
+
+
+def _without(kept: dict[str, Any], path: str) -> dict[str, Any]:
+    return {k: v for k, v in kept.items() if k != path}
+
+
+def _outputs(compiled: Any) -> Any:
+    """Shapes and layouts of a compiled program's results."""
+    return jax.tree.map(
+        lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+        compiled.out_info,
+        compiled.output_shardings,
     )
 
 
@@ -255,17 +304,6 @@ def _cache_sizes(max_new: int, first: int = 32) -> list[int]:
     while sizes[-1] < max_new:
         sizes.append(min(2 * sizes[-1], max_new))
     return sizes
-
-
-def _outputs(compiled: Any) -> Any:
-    """Shapes and layouts of a compiled program's results."""
-    if compiled is None:
-        return None
-    return jax.tree.map(
-        lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
-        compiled.out_info,
-        compiled.output_shardings,
-    )
 
 
 def _tokens_and_pairs(rows: int, length: int) -> tuple[float, float]:
@@ -284,7 +322,7 @@ def _array(mesh, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh, shape))
 
 
-# ---- What to say about them -----------------------------------------------------------------------
+# ---- What to say about them ---------------------------------------------------------------------
 def _rows_per_chip(config: ConfigDict, mesh) -> float:
     rows = config.rl.questions * config.rl.group if config.stage == "rl" else config.batch_size
     return rows / (config.micro_batches * mesh.shape["data"] * mesh.shape["fsdp"])
@@ -306,7 +344,7 @@ def _largest(config, mesh, model_config, stage, reports, chip) -> int | None:
         else:
             changed.batch_size = rows * ways
         program = next(p for p in stage(changed, mesh, model_config) if p.name == "update")
-        return analyse(program, mesh, chip)[0]
+        return analyse(program, chip)[0]
 
     known = {start: first}
     other = 2 * start if first.fits else max(1, start // 2)

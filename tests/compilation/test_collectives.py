@@ -33,10 +33,11 @@ LOOP = """HloModule loop
   %next = s32[] add(%i.1, %one)
   %w = f32[1024,256]{1,0} get-tuple-element(%c.1), index=1
   %cast = bf16[1024,256]{1,0} convert(%w)
-  %start = (bf16[1024,256]{1,0}, bf16[4096,256]{1,0}) all-gather-start(%cast), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}, metadata={op_name="jit(f)/while/body/dot_general" stack_frame_id=1}
+  %start = (bf16[1024,256], bf16[4096,256]) all-gather-start(%cast), replica_groups=[2,4]<=[8],
+metadata={stack_frame_id=1}
   %whole = bf16[4096,256]{1,0} all-gather-done(%start)
   %x = f32[4096,256]{1,0} multiply(%whole, %whole)
-  %moved = f32[4096,256]{1,0} all-to-all(%x), channel_id=2, replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}, dimensions={0}
+  %moved = f32[4096,256]{1,0} all-to-all(%x), replica_groups={{0,1,2,3},{4,5,6,7}}
   %grad = f32[1024,256]{1,0} fusion(%moved, %i.1), kind=kCustom, calls=%scatter
   ROOT %t = (s32[], f32[1024,256]{1,0}) tuple(%next, %w)
 }
@@ -142,7 +143,7 @@ def test_an_all_reduce_over_fsdp_is_named_but_not_over_tensor_nor_of_a_scalar():
 
 def test_one_start_of_an_asynchronous_fusion_counts():
     config = 'backend_config={"async_collective_fusion_config":{"flag_start":"2"}}'
-    part = f"all-gather(%p), channel_id=7, replica_groups={{{{0,1}},{{2,3}}}}, dimensions={{0}}, {config}"
+    part = f"all-gather(%p), channel_id=7, replica_groups={{{{0,1}},{{2,3}}}}, {config}"
     text = f"""HloModule parts
 
 %first (p: f32[512,256]) -> (f32[1024,256], u32[]) {{

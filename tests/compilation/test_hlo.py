@@ -80,7 +80,7 @@ def test_nested_loops_multiply():
 
 
 def test_bytes_of_a_loop_are_those_of_its_body():
-    # The fusion reads [4, 8] and [8, 8] and writes [4, 8]; the adds and compares are 4-byte scalars.
+    # The fusion reads [4, 8] and [8, 8] and writes [4, 8]; the adds are 4-byte scalars.
     body = 4 * (4 * 8 + 8 * 8 + 4 * 8)
     scalars = 3 * (4 + 4 + 4) + 15 * (4 + 4 + 4)
     assert costs.hbm_bytes(hlo.parse(NESTED)) == 15 * body + scalars
@@ -138,9 +138,7 @@ def test_products_in_scans_that_xla_compiled():
     def twice(x, _):
         return jax.lax.scan(layer, x, weights)[0], None
 
-    compiled = jax.jit(lambda x: jax.lax.scan(twice, x, None, length=4)[0]).lower(
-        jnp.ones((8, 16))
-    )
+    compiled = jax.jit(lambda x: jax.lax.scan(twice, x, None, length=4)[0]).lower(jnp.ones((8, 16)))
     module = hlo.parse(compiled.compile().as_text())
     assert costs.flops(module) == 4 * 6 * (2 * 8 * 16 * 16)
 

@@ -1,0 +1,134 @@
+"""Programs compiled by the TPU's own compiler for slices that are not there."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+pytest.importorskip("libtpu", reason="the TPU compiler: pip install -e '.[tpu]'")
+
+from dsmath_jax.compilation.collectives import Design
+from dsmath_jax.compilation.programs import Program, analyse
+from dsmath_jax.compilation.topologies import open_topology
+from dsmath_jax.data.errors import InputError
+from dsmath_jax.models.config import preset
+from dsmath_jax.models.flops import causal_pairs, forward_flops
+from dsmath_jax.models.sharding import make_mesh
+from dsmath_jax.stages.defaults import get_defaults
+from dsmath_jax.stages.dry_run import dry_run, supervised_programs
+
+
+@pytest.fixture(scope="module")
+def slice_of_four():
+    devices, chip = open_topology("v5e:2x2")
+    return make_mesh(fsdp=4, devices=devices), chip
+
+
+def spread(mesh, shape, *axes, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+@pytest.mark.parametrize(("name", "chip", "devices", "memory"), [
+    ("v5e:2x4", "TPU v5e", 8, 16),
+    ("v5p:4x4x4", "TPU v5p", 64, 95),
+    ("v6e:16x16", "TPU v6e", 256, 32),
+    ("tpu7x:2x2x1", "TPU7x, one of a chip's two devices", 8, 96),
+])  # fmt: skip
+def test_slices(name, chip, devices, memory):
+    found, made_of = open_topology(name)
+    assert (len(found), made_of.name, made_of.memory) == (devices, chip, memory * 2**30)
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5e:2by4", "v9:2x2", "v5e:0x0", "v5e:2x4:8"])
+def test_a_slice_that_does_not_exist_is_an_input_error(name):
+    with pytest.raises(InputError, match="v5p:4x4x4"):
+        open_topology(name)
+
+
+def test_a_held_out_loss_has_the_models_flops_and_all_its_memory(slice_of_four):
+    mesh, chip = slice_of_four
+    config = get_defaults("pretrain")
+    config.batch_size, config.eval.batch_size, config.length = 8, 8, 128
+    model = dataclasses.replace(preset("tiny"), num_layers=2)
+    _, program = supervised_programs(config, mesh, model)
+    report, compiled = analyse(program, chip)
+    tokens = 8 * 128
+    assert report.flops * 4 == forward_flops(model, tokens, 8 * causal_pairs([128]), tokens)
+    stats = compiled.memory_analysis()
+    allotted = stats.argument_size_in_bytes + stats.temp_size_in_bytes
+    allotted += stats.output_size_in_bytes + stats.generated_code_size_in_bytes
+    assert sum(report.memory.values()) == allotted
+    weights = model.num_params * 4 / 4  # float32 over four, less what is not split: the norms
+    np.testing.assert_allclose(report.memory["weights"], weights, rtol=0.01)
+    assert report.beside["optimizer"] == pytest.approx(2 * report.memory["weights"], rel=0.01)
+    assert report.sent["all-gather"] > 0
+    assert [u for u in report.unasked if "gather" not in u.collective.op_name] == []
+
+
+def test_a_bad_sharding_is_named(slice_of_four):
+    mesh, chip = slice_of_four
+
+    def transposed(x):
+        return jax.lax.with_sharding_constraint(
+            x * 2, NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+        )
+
+    program = Program(
+        "move", jax.jit(transposed), (spread(mesh, (2048, 2048), "fsdp"),), mesh, Design(0)
+    )
+    report, _ = analyse(program, chip)
+    (named,) = report.unasked
+    assert "all-to-all over fsdp" in named.reason
+    assert named.collective.sent == 2048 * 2048 * 4 / 4 * 3 / 4
+
+
+def test_what_does_not_fit_says_how_much_is_missing(slice_of_four):
+    mesh, chip = slice_of_four
+    x = spread(mesh, (2**16, 2**17), "fsdp")  # 8 GiB a chip, and the result as much
+    program = Program("square", jax.jit(lambda batch: batch @ batch.T), (x,), mesh, Design(0))
+    report, compiled = analyse(program, chip)
+    assert compiled is None and not report.fits and report.error
+    assert report.memory["batch"] == 8 * 2**30
+    assert report.peak > report.limit > 15 * 2**30
+
+
+def test_an_update_prints_its_table(tmp_path, capsys):
+    config = get_defaults("sft")
+    config.batch_size, config.length, config.mesh.fsdp, config.mesh.data = 8, 128, 2, 2
+    config.model_changes = ConfigDict({"num_layers": 1})
+    config.init.checkpoint = str(tmp_path / "not here")
+    out = tmp_path / "run" / "dry_run.json"
+    assert dry_run(config, "v5e:2x2", out, largest=False)
+    printed = capsys.readouterr().out
+    for text in (
+        "weights",
+        "optimizer",
+        "of",
+        "reduce-scatter",
+        "predicted step",
+        "MFU",
+        "v5e:2x2",
+    ):
+        assert text in printed
+    record = json.loads(out.read_text())
+    assert record["fits"] and record["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1, "sequence": 1}
+    update = record["programs"][0]
+    assert update["name"] == "update" and update["flops"] > update["model_flops"] / 4
+    assert 0 < record["mfu"] <= 1
+
+
+def test_the_command_ends_with_1_when_it_does_not_fit(launch):
+    flags = ("--config=configs/sft_7b_tpu.py", "--dry_run=v5e:2x2", "--nolargest_batch")
+    ended = launch("train.py", *flags)
+    assert ended.returncode == 1, ended.stderr[-2000:]
+    assert "update does not fit" in ended.stdout and "larger slice" in ended.stdout
+
+
+def test_the_command_refuses_an_unknown_slice(launch):
+    ended = launch("train.py", "--config=configs/sft_tiny.py", "--dry_run=v5e:five")
+    assert ended.returncode == 2 and "v5e:16x16" in ended.stderr
