@@ -18,6 +18,8 @@ import numpy as np
 from dsmath_jax.compilation.hlo import MOVES, Array, Computation, Module, Op
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+# JAX's own operations: a collective that bears such a name was written in the source.
+WRITTEN = ("all_to_all", "all_gather", "psum", "ppermute", "reduce_scatter", "psum_scatter")
 SMALL = 2**16  # bytes of one array: scalars, norms and their like are never worth a word
 
 
@@ -51,6 +53,11 @@ class Collective:
     @property
     def bytes(self) -> int:
         return sum(a.bytes for a in self.arrays)
+
+    @property
+    def written(self) -> bool:
+        """Whether the source asks for it, inside a shard_map."""
+        return self.op_name.rsplit("/", 1)[-1].startswith(WRITTEN)
 
     @property
     def where(self) -> str:
@@ -314,8 +321,8 @@ def unasked(found: list[Collective], design: Design, sizes: Mapping[str, float])
 
     The rules: weights are gathered over fsdp, so often as `Design` says; gradients are reduced over
     data, fsdp (scattered) and sequence; activations are summed (or gathered and scattered) over
-    tensor; keys and values are gathered over sequence, their gradients scattered. Arrays below 64
-    KiB are let pass.
+    tensor; keys and values are gathered over sequence, their gradients scattered; and what a
+    shard_map in the source sends is asked for. Arrays below 64 KiB are let pass.
 
     Args:
       sizes: argument -> bytes of the whole array, divided by its tensor ways.
@@ -325,7 +332,7 @@ def unasked(found: list[Collective], design: Design, sizes: Mapping[str, float])
     for c in found:
         if c.ways <= 1 or max((a.bytes for a in c.arrays), default=0) < SMALL or design.reshards:
             continue
-        reason = _reason(c)
+        reason = "" if c.written else _reason(c)
         is_weight = _is_weight(c)
         if reason:
             result.append(Unasked(reason, c))

@@ -133,6 +133,13 @@ def test_a_permutation_is_named_unless_it_is_a_product_s_ring():
     assert unasked([product], Design(3), {}) == []
 
 
+def test_what_a_shard_map_sends_was_asked_for():
+    exchange = "all-to-all(%x), replica_groups={{0,1,2,3},{4,5,6,7}}"
+    assert len(unasked([one(exchange)], Design(3), {})) == 1
+    by_name = exchange + ', metadata={op_name="jit(f)/shard_map/all_to_all"}'
+    assert unasked([one(by_name)], Design(3), {}) == []
+
+
 def test_an_all_reduce_over_fsdp_is_named_but_not_over_tensor_nor_of_a_scalar():
     over = "all-reduce(%x), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add"
     assert "reduce-scatter would" in unasked([one(over)], Design(3), {})[0].reason
