@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh
 
-from dsmath_jax.models import splash
+from dsmath_jax.models import flash_gpu, splash
 from dsmath_jax.models.chunked_attention import MASKED, chunked_attention, pad_length
 from dsmath_jax.models.sharding import partition_spec
 
-BACKENDS = ("auto", "splash", "chunked")
-OF_PLATFORM = {"tpu": "splash"}
+BACKENDS = ("auto", "splash", "flash", "chunked")
+FOR_PLATFORM = {"tpu": "splash", "gpu": "flash"}
 
 
 def causal_attention(
@@ -39,24 +39,30 @@ def causal_attention(
       q: [batch, length, heads, head_dim].
       k, v: [batch, length, kv_heads, head_dim]; kv_heads divides heads.
       segment_ids: [batch, length] int; a segment's tokens lie together.
-      backend: "splash" (Pallas, TPU), "chunked" (plain XLA, any device), or "auto": what suits the
-        devices of the mesh in `jax.set_mesh`, else of this machine.
+      backend: "splash" (Pallas, TPU), "flash" (Pallas, GPU), "chunked" (plain XLA, any device), or
+        "auto": what suits the devices of the mesh in `jax.set_mesh`, else of this machine.
       interpret: run a Pallas kernel without its device, to test it.
 
     Returns:
       [batch, length, heads, head_dim], of q's dtype.
+
+    Raises:
+      ValueError: the backend is unknown, or does not run on the mesh.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    backend = resolve_backend(backend, mesh)
+    backend = resolve_backend(backend, mesh, interpret)
     split = not mesh.empty and mesh.size > 1
     length, heads = q.shape[1:3]
     shards = mesh.shape["sequence"] if split else 1
+    kernel = None
     if backend == "splash":
         padded = splash.padded_length(length, shards)
         local_heads = heads // _ways(heads, "tensor", mesh) if split else heads
         kernel = splash.make_kernel(padded, local_heads, shards, interpret)
+    elif backend == "flash":
+        padded = flash_gpu.padded_length(length)
     else:
-        padded, kernel = math.ceil(length / shards) * shards, None
+        padded = math.ceil(length / shards) * shards
     q, k, v, segment_ids = (pad_length(x, padded) for x in (q, k, v, segment_ids))
 
     def attend(kernel, q, k, v, segment_ids):
@@ -68,6 +74,8 @@ def causal_attention(
             )
         if kernel is not None:
             return splash.splash_attention(kernel, q, k, v, q_segments, segment_ids)
+        if backend == "flash":
+            return flash_gpu.flash_attention(q, k, v, segment_ids, interpret)
         return chunked_attention(q, k, v, q_segments, segment_ids, first)
 
     if split:
@@ -86,15 +94,27 @@ def causal_attention(
     return checkpoint_name(attend(kernel, q, k, v, segment_ids)[:, :length], "attention_out")
 
 
-def resolve_backend(backend: str, mesh: AbstractMesh) -> str:
+def resolve_backend(backend: str, mesh: AbstractMesh, interpret: bool = False) -> str:
     """What "auto" is for the mesh's devices: a program may be compiled for a TPU without having
-    one, so the machine's own do not count where a mesh is set."""
+    one, so the machine's own do not count where a mesh is set.
+
+    Raises:
+      ValueError: the backend is unknown, or does not run on the mesh.
+    """
     if backend not in BACKENDS:
         raise ValueError(f"attention={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
-    if backend != "auto":
-        return backend
     device = None if mesh.empty else mesh.abstract_device
-    return OF_PLATFORM.get(device.platform if device else jax.default_backend(), "chunked")
+    platform = device.platform if device else jax.default_backend()
+    suited = FOR_PLATFORM.get(platform, "chunked")
+    backend = suited if backend == "auto" else backend
+    if backend not in (suited, "chunked") and not interpret:
+        raise ValueError(f"attention={backend!r} does not run on {platform}; choose 'auto'")
+    if backend == "flash" and not mesh.empty and mesh.shape["sequence"] > 1:
+        raise ValueError(
+            "attention='flash' does not split queries; set mesh size sequence=1 or "
+            "attention='chunked'"
+        )
+    return backend
 
 
 def _ways(size: int, axis: str, mesh: AbstractMesh) -> int:

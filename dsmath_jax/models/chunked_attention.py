@@ -10,7 +10,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
-BLOCK = 512
+
+# Scores of [batch, heads, 128, 128] stay in the cache of a CPU core: at batch 4, 8 heads of 64 and
+# length 512, forward and backward took 0.65 of the CPU time of blocks of 256, and 0.3 of one block.
+BLOCK = 128
 
 
 def chunked_attention(

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.sources import Example
 from dsmath_jax.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
+from dsmath_jax.models.attention import resolve_backend
 from dsmath_jax.models.checkpoint import load_params, read_config
 from dsmath_jax.models.config import PRESETS, ModelConfig, preset
 from dsmath_jax.models.convert import SOURCE_CONFIG
@@ -42,9 +43,14 @@ from dsmath_jax.training.optimizer import make_optimizer
 
 def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
     try:
-        return make_mesh(**config.mesh)
+        mesh = make_mesh(**config.mesh)
     except ValueError as e:
         raise InputError(f"config.mesh: {e}") from None
+    try:
+        resolve_backend(config.attention, mesh.abstract_mesh)
+    except ValueError as e:
+        raise InputError(f"config.attention: {e}") from None
+    return mesh
 
 
 def open_generation_mesh(config: ConfigDict, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:

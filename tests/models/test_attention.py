@@ -6,9 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
-from dsmath_jax.models.attention import causal_attention, decode_attention
+from dsmath_jax.models import splash
+from dsmath_jax.models.attention import causal_attention, decode_attention, resolve_backend
 from dsmath_jax.models.chunked_attention import chunked_attention
+from dsmath_jax.models.flash_gpu import flash_attention
+from dsmath_jax.models.sharding import MESH_AXES
 
 BATCH, LENGTH, HEAD_DIM = 2, 13, 6
 SEGMENTS = {
@@ -66,6 +70,75 @@ def test_equals_dense_float64_in_value_and_gradient(chunk, kv_heads):
         actual = value_and_gradient(q, k, v, segments)
         for got, want in zip(actual, expected, strict=True):
             np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+@pytest.mark.parametrize("backend", ["splash", "flash"])
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 0.06)])
+def test_kernels_equal_dense_float64_in_value_and_gradient(backend, dtype, tolerance, monkeypatch):
+    monkeypatch.setattr(splash, "MAX_BLOCK", 128)
+    length = 300  # three blocks, the last one padded
+    random = np.random.RandomState(0)
+    q, k, v, d_out = (
+        jnp.array(random.normal(size=(3, length, n, 16)), dtype) for n in (4, 2, 2, 4)
+    )
+    segments = np.sort(random.randint(1, 4, (3, length)), axis=1).astype(np.int32)
+    segments[0, length - 9 :] = 0
+    segments[1, :7] = 0
+    segments[2] = 0
+
+    @jax.jit
+    def value_and_gradient(q, k, v):
+        def attend(q, k, v):
+            return causal_attention(q, k, v, segments, backend, interpret=True)
+
+        out, pull = jax.vjp(attend, q, k, v)
+        return out, *pull(d_out)
+
+    expected = reference(q, k, v, segments, d_out)
+    for got, want in zip(value_and_gradient(q, k, v), expected, strict=True):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got.astype(jnp.float32), want, atol=tolerance)
+
+
+def test_flash_lowers_for_cuda_without_an_array_of_length_by_length():
+    length = 1024
+
+    def gradient(q, k, v, segments, d_out):
+        return jax.vjp(lambda *x: flash_attention(*x, segments), q, k, v)[1](d_out)
+
+    def spec(heads):
+        return jax.ShapeDtypeStruct((2, length, heads, 128), jnp.bfloat16)
+
+    segments = jax.ShapeDtypeStruct((2, length), jnp.int32)
+    traced = jax.jit(gradient).trace(spec(8), spec(2), spec(2), segments, spec(8))
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    kernels = re.findall(r'name = "(mha_\w+)"', text)
+    assert set(kernels) == {"mha_forward", "mha_preprocess_backward", "mha_backward"}
+    shapes = re.findall(r"tensor<([\dx]+)x[a-z]", text)
+    assert shapes and not any(s.split("x").count(str(length)) > 1 for s in shapes)
+
+
+def test_backend_is_that_of_the_devices_the_program_is_for():
+    def mesh(platform, sequence=1):
+        device = jax.sharding.AbstractDevice(device_kind="", num_cores=1, platform=platform)
+        return jax.sharding.AbstractMesh(
+            (1, 1, 1, sequence),
+            MESH_AXES,
+            axis_types=(AxisType.Auto,) * 4,
+            abstract_device=device,
+        )
+
+    assert resolve_backend("auto", mesh("tpu")) == "splash"
+    assert resolve_backend("auto", mesh("gpu")) == "flash"
+    assert resolve_backend("auto", mesh("cpu")) == "chunked"
+    assert resolve_backend("chunked", mesh("tpu", sequence=2)) == "chunked"
+    for arguments, message in (
+        (("dense", mesh("cpu")), "choose one of auto, splash, flash, chunked"),
+        (("splash", mesh("cpu")), "'splash' does not run on cpu"),
+        (("auto", mesh("gpu", sequence=2)), "set mesh size sequence=1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            resolve_backend(*arguments)
 
 
 def test_the_first_token_sees_itself_and_the_second_the_mean_by_hand():
