@@ -7,11 +7,22 @@ import html
 import io
 import json
 import pathlib
+from typing import NamedTuple
 
 from dsmath_jax.training.metrics import read_metrics
 
-HIDDEN = ("step", "bad_steps")
-FIRST = ("eval/", "loss", "reward", "kl", "entropy", "grad_norm", "learning_rate")  # then the rest
+HIDDEN = ("step", "bad_steps", "tokens", "tokens_per_s", "time/run")
+EVENTS = ("skipped", "spikes", "checker_errors")  # shown where there were any
+FIRST = (
+    *("eval/", "loss", "reward", "kl", "entropy", "skipped", "spikes", "grad_norm"),
+    *("update_ratio", "learning_rate", "mfu", "tflops", "tokens_per_s", "data_wait"),
+)
+GROUPS = {  # numbers that share a plot
+    "time/": "seconds",
+    "memory/": "memory (GB)",
+    "share/": "share of the step's tokens",
+    "tokens/": "tokens so far",
+}
 
 
 def write_report(workdir: pathlib.Path) -> pathlib.Path:
@@ -61,24 +72,55 @@ def _interval(row: dict[str, float], name: str) -> str:
 
 
 def _plots(rows: list[dict[str, float]]) -> str:
+    names = shown_names(rows)
+    plots: dict[str, list[Line]] = {}
+    for name in names:
+        group = next((g for g in GROUPS if name.startswith(g)), "")
+        label = name.removeprefix(group)
+        plots.setdefault(GROUPS.get(group, name), []).append(Line(label, rows, name))
+    return draw(plots)
+
+
+class Line(NamedTuple):
+    """One curve: a label, a run's rows, and which number of them."""
+
+    label: str
+    rows: list[dict[str, float]]
+    name: str
+
+
+def shown_names(rows: list[dict[str, float]]) -> list[str]:
+    """The numbers worth a plot, what matters first."""
     found = {k for row in rows for k in row if k not in HIDDEN}
-    names = sorted((n for n in found if not n.endswith(("_low", "_high"))), key=_rank)
-    if not names:
+    found -= {k for k in EVENTS if not any(row.get(k) for row in rows)}
+    return sorted((n for n in found if not n.endswith(("_low", "_high"))), key=_rank)
+
+
+def draw(plots: dict[str, list[Line]]) -> str:
+    """HTML of a picture with a plot for each title."""
+    if not plots:
         return ""
     from matplotlib.figure import Figure
 
     columns = 3
-    height = -(-len(names) // columns)
+    height = -(-len(plots) // columns)
     figure = Figure(figsize=(12, 2.6 * height), layout="constrained")
-    for i, name in enumerate(names):
+    for i, (title, lines) in enumerate(plots.items()):
         axes = figure.add_subplot(height, columns, i + 1)
-        points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
-        steps, values = [step for step, _ in points], [value for _, value in points]
-        axes.plot(steps, values, marker="o" if len(steps) < 20 else None, markersize=3)
-        low, high = ([r[name + end] for r in rows if name + end in r] for end in ("_low", "_high"))
-        if low:
-            axes.fill_between(steps, low, high, alpha=0.2)
-        axes.set_title(name, fontsize=9)
+        for label, rows, name in lines:
+            points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+            if name.startswith("time/") and len(points) > 5:
+                points = points[1:]  # the first step compiles
+            steps, values = [step for step, _ in points], [value for _, value in points]
+            marker = "o" if len(steps) < 20 else None
+            axes.plot(steps, values, marker=marker, markersize=3, linewidth=1, label=label)
+            known = [r for r in rows if r.get(name + "_low") is not None]
+            if known:
+                low, high = ([r[name + end] for r in known] for end in ("_low", "_high"))
+                axes.fill_between([r["step"] for r in known], low, high, alpha=0.2)
+        if len(lines) > 1:
+            axes.legend(fontsize=6)
+        axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
     image = io.BytesIO()
