@@ -54,7 +54,7 @@ def test_only_fields_that_differ_are_shown(runs):
     }
 
 
-@pytest.mark.parametrize(("width", "blocks"), [(200, 1), (60, 2)])
+@pytest.mark.parametrize(("width", "blocks"), [(200, 1), (50, 2)])
 def test_columns_are_aligned_and_fit(runs, width, blocks):
     lines = table(read_runs(runs), width).splitlines()
     assert sum(line.split()[-1:] in (["one"], ["two"]) for line in lines) == blocks
