@@ -6,7 +6,6 @@ share the work and no corpus is ever in memory whole.
 
 from __future__ import annotations
 
-import functools
 import glob
 import json
 import logging
@@ -17,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsmath_jax.data.errors import InputError
+from dsmath_jax.data.tfds_records import choose_split, read_records
 
 log = logging.getLogger(__name__)
 
 Example = dict[str, str]
 CHUNK_BYTES = 8 << 20
-HELDOUT_SPLITS = ("heldout", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,16 @@ def _chunks(path: str, fields: dict[str, str], name: str, split: str) -> list[Ch
     return chunks
 
 
+def _tfds_chunks(directory: str, name: str, split: str) -> list[Chunk]:
+    split, count, size = choose_split(directory, split, name)
+    each = max(1, count * CHUNK_BYTES // max(size, 1))
+    return [
+        Chunk(directory, "tfds", i, end, (end - i) * size // count, split)
+        for i in range(0, count, each)
+        for end in [min(i + each, count)]
+    ]
+
+
 def read_chunk(chunk: Chunk, fields: Sequence[tuple[str, str]]) -> Piece:
     """The examples of a chunk. A bad record is listed with its reason, in place of an example."""
     if chunk.kind == "tfds":
@@ -153,6 +162,18 @@ def read_chunk(chunk: Chunk, fields: Sequence[tuple[str, str]]) -> Piece:
             except (ValueError, KeyError, TypeError, RecursionError) as e:
                 reason = e.msg if isinstance(e, json.JSONDecodeError) else str(e.args[0])
                 piece.bad.append((piece.lines, reason))
+    return piece
+
+
+def _read_tfds(chunk: Chunk, fields: dict[str, str]) -> Piece:
+    piece = Piece([], [], chunk.end - chunk.start, chunk.end - chunk.start)
+    names = tuple(fields.values())
+    records = read_records(chunk.path, chunk.split, names, chunk.start, chunk.end)
+    for number, record in enumerate(records, 1):
+        try:
+            piece.examples.append(_pick(record, fields))
+        except (ValueError, KeyError, TypeError) as e:
+            piece.bad.append((number, str(e.args[0])))
     return piece
 
 
@@ -243,77 +264,3 @@ def _pick(record: Any, fields: dict[str, str]) -> Example:
         if any("\ud800" <= c <= "\udfff" for c in picked[name]):
             raise ValueError(f"field {field!r} holds half of a surrogate pair, which is no text")
     return picked
-
-
-# ---- TFDS -------------------------------------------------------------------------------------
-
-
-def _tfds_chunks(directory: str, name: str, split: str) -> list[Chunk]:
-    splits = _builder(directory).info.splits
-    if split not in splits:
-        choices = HELDOUT_SPLITS if split == "heldout" else ()
-        found = [s for s in choices if s in splits] or list(splits)
-        if len(found) != 1 and not any(s in splits for s in choices):
-            raise InputError(
-                f"config.data.{name}: {directory} has the splits {', '.join(splits) or 'none'}, "
-                f"and not {split!r}"
-            )
-        split = found[0]
-    count, size = splits[split].num_examples, splits[split].num_bytes
-    each = max(1, count * CHUNK_BYTES // max(size, 1))
-    return [
-        Chunk(
-            directory, "tfds", i, min(i + each, count), min(each, count - i) * size // count, split
-        )
-        for i in range(0, count, each)
-    ]
-
-
-def _read_tfds(chunk: Chunk, fields: dict[str, str]) -> Piece:
-    records = _open_tfds(chunk.path, chunk.split, tuple(fields.values()))
-    piece = Piece([], [], chunk.end - chunk.start, chunk.end - chunk.start)
-    for number, record in enumerate(records.__getitems__(range(chunk.start, chunk.end)), 1):
-        try:
-            piece.examples.append(_pick({k: _text(v) for k, v in record.items()}, fields))
-        except (ValueError, KeyError, TypeError) as e:
-            piece.bad.append((number, str(e.args[0])))
-    return piece
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    return value.item() if hasattr(value, "item") else value
-
-
-@functools.cache
-def _builder(directory: str) -> Any:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        raise InputError(
-            f"{directory} is a TFDS directory, which needs an extra: pip install 'dsmath-jax[data]'"
-        ) from None
-    try:
-        return tfds.builder_from_directory(directory)
-    except Exception as e:  # it raises whatever its parsers raise
-        raise InputError(f"{directory} is not a readable TFDS directory: {e}") from None
-
-
-@functools.lru_cache(maxsize=4)
-def _open_tfds(directory: str, split: str, fields: tuple[str, ...]) -> Any:
-    builder = _builder(directory)
-    missing = [f for f in fields if f not in builder.info.features]
-    if missing:
-        raise InputError(
-            f"{directory} has no field {missing[0]!r} (fields here: "
-            f"{', '.join(builder.info.features)}): set config.data.text_field, or question_field "
-            "and solution_field"
-        )
-    try:
-        return builder.as_data_source(split)
-    except Exception as e:
-        raise InputError(
-            f"{directory} cannot be read without TensorFlow: write it with "
-            f"file_format='array_record' ({e})"
-        ) from None

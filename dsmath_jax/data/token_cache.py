@@ -26,14 +26,14 @@ import shutil
 import socket
 import sys
 import time
-import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from dsmath_jax.data.damage import Checksums, checksum, find_damage
 from dsmath_jax.data.documents import Documents, Encoding, encode, token_dtype
 from dsmath_jax.data.sources import Chunk, Piece, Rejected, Source, check_rejected, read_chunk
 from dsmath_jax.data.tokenizers import Tokenizer
@@ -41,8 +41,6 @@ from dsmath_jax.data.tokenizers import Tokenizer
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the format and of how documents are encoded
-BLOCK = 4 << 20  # bytes of tokens.bin under one checksum
-CHECKED_BLOCKS = 256  # of a large cache, when it is opened
 SAMPLE, SAMPLES = 64 << 10, 16  # bytes of a file in its key
 SEVERAL_PROCESSES_FROM = 64 << 20  # bytes of text: below, starting them takes longer than the work
 
@@ -76,9 +74,9 @@ def open_documents(
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
     directory = cache / f"{name}-{key}"
     cache.mkdir(parents=True, exist_ok=True)
-    if _problem(directory):  # first without the lock, which a read-only cache cannot give
+    if find_damage(directory):  # first without the lock, which a read-only cache cannot give
         with _lock(cache / f".{name}-{key}.lock", directory):
-            problem = _problem(directory)
+            problem = find_damage(directory)
             if problem and directory.exists():
                 log.warning("%s is damaged (%s): it is made again", directory, problem)
                 shutil.rmtree(directory)
@@ -156,7 +154,7 @@ def _write(
     dtype = token_dtype(tokenizer)
     lengths, starts = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
     rejected = Rejected(partial / "rejected.jsonl")
-    blocks = _Checksums()
+    blocks = Checksums()
     progress = _Progress(partial.name.split(".")[1], sum(c.size for c in source.chunks))
     with (partial / "tokens.bin").open("wb") as file:
         for chunk, piece, encoded in _encoded(source, tokenizer, encoding, processes):
@@ -183,7 +181,7 @@ def _write(
         "bad": rejected.bad,
         "first_bad": rejected.first,
         "sizes": {p.name: p.stat().st_size for p in sorted(partial.iterdir())},
-        "checksums": {p.name: zlib.crc32(p.read_bytes()) for p in arrays},
+        "checksums": {p.name: checksum(p) for p in arrays},
         "blocks": blocks.finish(),
     }
 
@@ -239,28 +237,6 @@ def _encode_chunk(chunk: Chunk, fields: Any, tokenizer: Tokenizer, encoding: Enc
     return piece, documents
 
 
-class _Checksums:
-    """CRC-32 of each block of a stream."""
-
-    def __init__(self) -> None:
-        self.done: list[int] = []
-        self.value = self.filled = 0
-
-    def add(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            part = view[: BLOCK - self.filled]
-            self.value = zlib.crc32(part, self.value)
-            self.filled += len(part)
-            view = view[len(part) :]
-            if self.filled == BLOCK:
-                self.done.append(self.value)
-                self.value = self.filled = 0
-
-    def finish(self) -> list[int]:
-        return [*self.done, self.value] if self.filled else self.done
-
-
 class _Progress:
     """A line every ten seconds on stderr."""
 
@@ -302,37 +278,3 @@ def _lock(path: pathlib.Path, directory: pathlib.Path) -> Iterator[None]:
         except OSError as e:
             log.warning("%s cannot be locked (%s): every process makes its own", directory, e)
         yield
-
-
-# ---- Checking one -----------------------------------------------------------------------------
-
-
-def _problem(directory: pathlib.Path) -> str:
-    """What is wrong with a cache, or nothing. Of a large one, 256 blocks (1 GiB) are read."""
-    try:
-        meta = json.loads((directory / "meta.json").read_text())
-        for name, size in meta["sizes"].items():
-            found = (directory / name).stat().st_size
-            if found != size:
-                return f"{name} has {found} bytes in place of {size}"
-        for name, checksum in meta["checksums"].items():
-            if zlib.crc32((directory / name).read_bytes()) != checksum:
-                return f"{name} has another checksum"
-        return _wrong_block(directory / "tokens.bin", meta["blocks"])
-    except FileNotFoundError as e:
-        return f"{e.filename} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        return f"meta.json cannot be read: {e!r}"
-
-
-def _wrong_block(path: pathlib.Path, checksums: list[int]) -> str:
-    with path.open("rb") as file:
-        for i in _spread(len(checksums), CHECKED_BLOCKS):
-            file.seek(i * BLOCK)
-            if zlib.crc32(file.read(BLOCK)) != checksums[i]:
-                return f"{path.name} has another checksum at byte {i * BLOCK}"
-    return ""
-
-
-def _spread(count: int, most: int) -> Iterable[int]:
-    return range(count) if count <= most else (i * (count - 1) // (most - 1) for i in range(most))

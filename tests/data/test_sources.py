@@ -121,3 +121,15 @@ def test_the_extra_is_named_where_tfds_is_missing(tmp_path, monkeypatch):
     (tmp_path / "dataset_info.json").write_text("{}")
     with pytest.raises(InputError, match=r"pip install 'dsmath-jax\[data\]'"):
         read(str(tmp_path), {"text": "text"})
+
+
+def test_splits_of_a_tfds_directory(tmp_path):
+    both = write_tfds(tmp_path / "both", {"train": ["a"], "test": ["b"]})
+    only = write_tfds(tmp_path / "only", {"train": ["c"]})
+    text = {"text": "text"}
+    assert read(str(both), text, split="heldout") == [{"text": "b"}]
+    assert read(str(only), text, split="heldout") == [{"text": "c"}]
+    odd = write_tfds(tmp_path / "odd", {"one": ["c"], "two": ["d"]})
+    for split in ("train", "heldout"):
+        with pytest.raises(InputError, match=rf"splits one, two, and not '{split}'"):
+            read(str(odd), text, split=split, name="mixture.math.path")

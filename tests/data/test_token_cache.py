@@ -1,5 +1,6 @@
 """The cache of tokens: made once, again when something it depends on changes, never half."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from dsmath_jax.data import sources, token_cache
+from dsmath_jax.data import damage, sources, token_cache
 from dsmath_jax.data.documents import Encoding, encode
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.sources import open_source, read_examples
@@ -38,7 +39,7 @@ def corpus(tmp_path):
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(sources, "CHUNK_BYTES", 4000)
-    monkeypatch.setattr(token_cache, "BLOCK", 1024)
+    monkeypatch.setattr(damage, "BLOCK", 1024)
 
 
 def opened(path, tokenizer, cache, prompt=None, fields=WORKED, **options):
@@ -98,22 +99,22 @@ def test_a_change_of_content_tokenizer_prompt_or_fields_makes_another(corpus, to
     )
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "offsets", "meta", "gone"])
-def test_a_damaged_cache_is_made_again(damage, corpus, tokenizer, tmp_path, small_chunks, caplog):
+@pytest.mark.parametrize("kind", ["flip", "cut", "offsets", "meta", "gone"])
+def test_a_damaged_cache_is_made_again(kind, corpus, tokenizer, tmp_path, small_chunks, caplog):
     cache = tmp_path / "cache"
     first = opened(corpus, tokenizer, cache, "sft")
     wanted = encode(read_examples(open_source(str(corpus), WORKED)), tokenizer, Encoding("sft"))
     del first
     directory = cache / made(cache)[0]
-    if damage == "gone":
+    if kind == "gone":
         (directory / "starts.npy").unlink()
     else:
         names = {"offsets": "offsets.npy", "meta": "meta.json"}
-        file = directory / names.get(damage, "tokens.bin")
+        file = directory / names.get(kind, "tokens.bin")
         data = bytearray(file.read_bytes())
-        if damage == "flip":
+        if kind == "flip":
             data[len(data) // 2] ^= 1
-        elif damage == "offsets":
+        elif kind == "offsets":
             data[-3] ^= 1
         else:
             data = data[: len(data) // 2]
@@ -202,3 +203,10 @@ def test_a_large_vocabulary_takes_four_bytes_a_token(data_dir, tmp_path):
     assert cached.tokens.dtype == np.uint32
     assert tokenizer.decode(cached.ids(0)) == "Let $x^2=4$. 设 x 为正数。"
     assert cached.ids(0)[0] == tokenizer.bos_id and cached.ids(0)[-1] == tokenizer.eos_id
+
+
+def test_a_large_cache_is_checked_in_places_of_which_the_ends_are_some():
+    places = list(damage._spread(10_000, 256))
+    assert (places[0], places[-1], len(set(places))) == (0, 9999, 256)
+    assert max(b - a for a, b in itertools.pairwise(places)) <= 40
+    assert list(damage._spread(200, 256)) == list(range(200))
