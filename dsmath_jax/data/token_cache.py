@@ -23,8 +23,10 @@ import multiprocessing
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -223,7 +225,17 @@ def _encoded(
 
 def _start_worker(fields: Any, tokenizer: Tokenizer, encoding: Encoding) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process each is enough
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _shared["arguments"] = fields, tokenizer, encoding
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot tell its workers to end: they would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(chunk: Chunk) -> Result:

@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pathlib
 import threading
 import time
 
@@ -169,6 +170,44 @@ def test_what_a_killed_process_left_is_no_cache(corpus, tokenizer, tmp_path):
     assert made(cache) == [] and list(cache.glob(".*.partial"))
     assert len(opened(corpus, tokenizer, cache)) == 300
     assert len(made(cache)) == 1 and not list(cache.glob(".*.partial"))
+
+
+def build_in_processes(corpus, tokenizer, cache):
+    opened(corpus, tokenizer, cache, processes=2)
+
+
+def children(pid):
+    found = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+def running(pid):
+    status = pathlib.Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_workers_end_with_a_parent_that_is_killed(corpus, tokenizer, tmp_path):
+    corpus.write_text(corpus.read_text() * 1000)  # more than they do before the kill
+    cache = tmp_path / "cache"
+    context = multiprocessing.get_context("spawn")
+    parent = context.Process(target=build_in_processes, args=(corpus, tokenizer, cache))
+    parent.start()
+    wait_for(lambda: any(p.stat().st_size for p in cache.glob(".*.partial/tokens.bin")))
+    workers = children(parent.pid)
+    assert len(workers) >= 2 and all(map(running, workers))
+    parent.kill()
+    parent.join()
+    wait_for(lambda: not any(map(running, workers)))
 
 
 def test_bad_lines_are_reported_on_every_start(corpus, tokenizer, tmp_path, caplog):
