@@ -157,25 +157,31 @@ def test_prefill_and_decode_equal_the_full_forward(model, run, group):
         assert_same(np.stack([x[i, g] for x in got]), expected)
 
 
-def test_rematerialisation_changes_no_gradient(params):
-    tokens = random_tokens(2, 9)
-
-    def loss(params, remat):
+def remat_step(params, remat):
+    def loss(params, tokens):
         model = Transformer(CONFIG, params=params, remat=remat)
         return jax.nn.log_softmax(model(tokens))[..., 3].mean()
 
-    step = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    (value, gradient), *others = [step(params, remat) for remat in REMAT]
-    assert len(others) == 2
-    for other_value, other_gradient in others:
+    return jax.jit(jax.value_and_grad(loss)).lower(params, random_tokens(2, 9)).compile()
+
+
+def test_rematerialisation_changes_no_gradient_and_saves_memory(params):
+    tokens = random_tokens(2, 9)
+    steps = {remat: remat_step(params, remat) for remat in REMAT}
+    value, gradient = steps["none"](params, tokens)
+    for step in steps.values():
+        other_value, other_gradient = step(params, tokens)
         np.testing.assert_allclose(other_value, value, rtol=1e-6)
         assert jax.tree.all(
             jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), gradient, other_gradient)
         )
+    ladder = ("none", "dots", "attention", "full")
+    held = [steps[name].memory_analysis().temp_size_in_bytes for name in ladder]
+    assert held == sorted(held, reverse=True) and len(set(held)) == len(held)
 
 
 def test_an_unknown_rematerialisation_is_named():
-    with pytest.raises(ValueError, match=r"'some'.*none, full, dots"):
+    with pytest.raises(ValueError, match=r"'some'.*none, dots, attention, full, offload"):
         Transformer(CONFIG, remat="some")
 
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from dsmath_jax.models.checkpoint import load_params
 from dsmath_jax.rollout import Samples
 from dsmath_jax.stages.rl import _rewards, _rows
 
@@ -82,6 +83,28 @@ def test_accuracies_come_with_their_intervals(run):
     for kind in ("sampled", "greedy"):
         name = f"eval/accuracy_{kind}"
         assert last[f"{name}_low"] <= last[name] <= last[f"{name}_high"]
+
+
+def test_ppo_trains_policy_and_critic_and_its_run_starts_others(tmp_path, launch):
+    flags = ["--config=configs/grpo_tiny.py:smoke", f"--workdir={tmp_path / 'ppo'}"]
+    launch("train.py", *flags, "--config.rl.algorithm=ppo", "--config.steps=2", check=True)
+    steps = [row for row in metrics(tmp_path / "ppo") if "loss" in row]
+    assert len(steps) == 2
+    for row in steps:
+        assert row["logprob_gap_max"] < 1e-4 and row["value_error"] > 0 and row["kl"] >= 0
+    assert {"time/value", "policy_loss", "clip_fraction"} <= steps[-1].keys()
+    params, config = load_params(tmp_path / "ppo")
+    assert params["head"].shape == (config.hidden_size, config.vocab_size)
+
+
+def test_an_unknown_algorithm_is_named(tmp_path, launch):
+    done = launch(
+        "train.py",
+        "--config=configs/grpo_tiny.py:smoke",
+        f"--workdir={tmp_path}",
+        "--config.rl.algorithm=dpo",
+    )
+    assert done.returncode == 2 and "config.rl.algorithm='dpo'" in done.stderr
 
 
 @pytest.mark.slow

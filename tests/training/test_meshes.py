@@ -1,4 +1,4 @@
-"""Every mesh shape gives the loss, the gradient and the updated parameters of one device."""
+"""Every mesh shape gives the loss and the gradient of one device; states move between meshes."""
 
 import json
 import os
@@ -98,20 +98,90 @@ print(json.dumps(report))
 """
 
 
-@pytest.fixture(scope="module")
-def differences():
+def on_eight_devices(program, *arguments):
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
         "--xla_backend_optimization_level=0",  # compiles in half the time
     }
-    command = [sys.executable, "-c", PROGRAM, json.dumps(MESHES), json.dumps(LOSSES)]
+    command = [sys.executable, "-c", program, *arguments]
     run = subprocess.run(command, capture_output=True, text=True, env=env)
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def differences():
+    return on_eight_devices(PROGRAM, json.dumps(MESHES), json.dumps(LOSSES))
 
 
 @pytest.mark.parametrize("mesh, loss", [(m, loss) for m, some in LOSSES.items() for loss in some])
 def test_loss_and_gradient_are_those_of_one_device(differences, mesh, loss):
     assert differences[mesh][loss]["loss"] < 1e-5
     assert differences[mesh][loss]["gradient"] < 1e-5
+
+
+# A state saved under one mesh and restored under another; weights laid out anew for generation.
+MOVING = """
+import json, pathlib, sys
+import jax, jax.numpy as jnp, numpy as np
+from dsmath_jax.models import ModelConfig, Transformer, init_params
+from dsmath_jax.models.sharding import make_mesh, param_shardings, rearrange
+from dsmath_jax.rollout import Sampler
+from dsmath_jax.stages.defaults import get_defaults
+from dsmath_jax.stages.rl_programs import make_programs
+from dsmath_jax.training.checkpoints import Checkpoints
+from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.state import abstract_state, init_state
+
+model_config = ModelConfig(64, 32, 48, 2, 4, 2, 8, init_std=0.3)
+config = get_defaults("rl")
+config.dtype = "float32"
+optimizer = make_optimizer(config.optimizer, 10)
+
+def same(a, b):
+    return bool(jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b)))
+
+mesh = make_mesh(fsdp=8)
+layouts = param_shardings(model_config, mesh)
+params = jax.jit(lambda: init_params(model_config, 0), out_shardings=layouts)()
+state = init_state(params, optimizer, mesh, model_config, with_reference=True)
+opt_state = jax.tree.map(lambda x: x + 1, state.opt_state)
+state = state._replace(step=state.step + 3, opt_state=opt_state)
+checkpoints = Checkpoints(pathlib.Path(sys.argv[1]), config, model_config)
+checkpoints.save(3, state, {"position": 7}, force=True)
+checkpoints.close()
+
+other = make_mesh(data=2, fsdp=2, tensor=2)
+abstract = abstract_state(model_config, optimizer, other, with_reference=True)
+restored, data = Checkpoints(pathlib.Path(sys.argv[1]), config, model_config).restore(abstract)
+report = {
+    "same": same(restored, state) and data == {"position": 7},
+    "layout": all(
+        x.sharding == a.sharding
+        for x, a in zip(jax.tree.leaves(restored), jax.tree.leaves(abstract), strict=True)
+    ),
+}
+
+generation = rearrange(mesh, tensor=2)
+model = Transformer(model_config, params=jax.device_get(params))
+programs = make_programs(config, model, optimizer, generation)
+weights = programs.generation_weights(state.params)
+wq = weights["layers"]["wq"]
+report["weights"] = same(weights, params)
+report["wq"] = [list(wq.shape), list(wq.addressable_shards[0].data.shape)]
+prompts = [[1, 5, 9], [2, 7], [3, 3, 8, 4], [6]]
+options = dict(samples_per_prompt=4, max_new_tokens=12, eos_ids=[0])
+one = Sampler(model)(prompts, **options)
+many = Sampler(model, mesh=generation)(prompts, **options, params=weights)
+report["tokens"] = bool((one.tokens == many.tokens).all())
+report["logprobs"] = float(np.abs(one.logprobs - many.logprobs).max())
+print(json.dumps(report))
+"""
+
+
+def test_a_state_moves_between_meshes_and_weights_to_the_generation_layout(tmp_path):
+    report = on_eight_devices(MOVING, str(tmp_path))
+    assert report["same"] and report["layout"] and report["weights"]
+    assert report["wq"] == [[2, 32, 32], [2, 32, 16]]  # whole but for its heads
+    assert report["tokens"] and report["logprobs"] < 1e-5
