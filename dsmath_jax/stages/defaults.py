@@ -122,6 +122,7 @@ def _shrink(c: ConfigDict) -> ConfigDict:
     c.model, c.model_changes = "tiny", ConfigDict({"num_layers": 2})
     c.init.checkpoint = c.tokenizer = ""
     c.distributed = False
+    c.mesh = {"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1}
     c.steps, c.length, c.batch_size, c.micro_batches = 3, 192, 16, min(c.micro_batches, 2)
     c.data.path = c.data.heldout_path = c.data.text_field = ""
     c.data.mixture = ConfigDict()
