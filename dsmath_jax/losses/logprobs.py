@@ -8,6 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dsmath_jax.losses.row_matmul import row_matmul
+
 DENSE_LIMIT = 2**24  # tokens x vocabulary up to which the logits are made at once (64 MB)
 NUM_CHUNKS = 50  # otherwise, of the vocabulary: peak extra memory is about 1/25 of full logits
 
@@ -47,7 +49,7 @@ def token_logprobs(
     if vocab_axis is not None:
         targets = targets - jax.lax.axis_index(vocab_axis) * columns
     if chunk >= columns:
-        scores = jnp.matmul(hidden, head, preferred_element_type=jnp.float32) * inverse
+        scores = row_matmul(hidden, head, jnp.float32) * inverse
         at = jnp.clip(targets, 0, columns - 1)
         chosen = jnp.take_along_axis(scores, at[..., None], axis=-1)[..., 0]
         total = jax.nn.logsumexp(scores, axis=-1)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from dsmath_jax.losses.row_matmul import row_matmul
 from dsmath_jax.models.attention import BACKENDS, causal_attention, decode_attention
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.embedding import embed_tokens
@@ -215,16 +216,17 @@ class Transformer(nnx.Module):
         """x [batch, length, hidden]; attend(q, k, v) gives (output, whatever it wants to keep)."""
         c, p = self.config, jax.tree.map(lambda w: w.astype(self.dtype), params)
         h = rms_norm(x, p["attn_norm"], c.norm_eps)
-        q, k, v = h @ p["wq"], h @ p["wk"], h @ p["wv"]
+        q, k, v = (row_matmul(h, p[name]) for name in ("wq", "wk", "wv"))
         if c.qkv_bias:
             q, k, v = q + p["bq"], k + p["bk"], v + p["bv"]
         q = rotate(q.reshape(*q.shape[:2], c.num_heads, c.head_dim), cos, sin)
         k = rotate(k.reshape(*k.shape[:2], c.num_kv_heads, c.head_dim), cos, sin)
         v = v.reshape(*v.shape[:2], c.num_kv_heads, c.head_dim)
         out, kept = attend(q, k, v)
-        x = x + out.reshape(*x.shape[:2], -1) @ p["wo"]
+        x = x + row_matmul(out.reshape(*x.shape[:2], -1), p["wo"])
         h = rms_norm(x, p["mlp_norm"], c.norm_eps)
-        return x + (jax.nn.silu(h @ p["w_gate"]) * (h @ p["w_up"])) @ p["w_down"], kept
+        h = jax.nn.silu(row_matmul(h, p["w_gate"])) * row_matmul(h, p["w_up"])
+        return x + row_matmul(h, p["w_down"]), kept
 
 
 def init_params(config: ModelConfig, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:
@@ -246,7 +248,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 def logits(hidden: jax.Array, head: jax.Array) -> jax.Array:
     """hidden [..., hidden_size] @ head [hidden_size, vocab] -> float32 [..., vocab]."""
-    return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+    return row_matmul(hidden, head, jnp.float32)
 
 
 def positions_of(segment_ids: jax.Array) -> jax.Array:
