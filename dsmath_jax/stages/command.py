@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.stages import hosts
 from dsmath_jax.stages.defaults import STAGES
+from dsmath_jax.training import profile
 from dsmath_jax.training.errors import TrainingError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -75,7 +76,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         except (KeyError, ValueError) as e:
             raise InputError(f"--config={path}:{argument}: {e}") from None
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS([re.sub(r"^--?profile$", "--profile=next", a) for a in argv])
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
         if not path:
             raise InputError(str(e)) from None
@@ -135,6 +136,8 @@ def config_name() -> str:
 
 def _train(config: ConfigDict) -> None:
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config_name()}")
+    if flags.FLAGS.profile:
+        config.log.profile = flags.FLAGS.profile
     finished = run_stages(config, workdir)
     print(f"{'done' if finished else 'stopped'}: {workdir}/report.html", file=sys.stderr)
 
@@ -164,6 +167,7 @@ def check_numbers(config: ConfigDict) -> None:
       InputError: names the field.
     """
     fields = field_values(config)
+    profile.parse(config.log.profile)
     at_least_one = ["steps", "batch_size", "length", "micro_batches", "max_bad_steps"]
     at_least_one += ["spikes.window", "spikes.max_in_a_row"]
     at_least_one += ["eval.batch_size", "checkpoint.every", "checkpoint.keep"]

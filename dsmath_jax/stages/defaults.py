@@ -80,6 +80,7 @@ def get_defaults(stage: str) -> ConfigDict:
     c.checkpoint = ConfigDict({"every": 100, "keep": 2})
     c.eval = ConfigDict({"every": 0, "batch_size": 16})  # every: 0 for the end alone
     c.log = ConfigDict({"every": 1, "tensorboard": True, "wandb": False, "samples_every": 10})
+    c.log.profile = ""  # steps to trace, STEP[:COUNT] or next[:COUNT]; --profile sets it
 
     if stage == "rl":
         c.rl = ConfigDict()

@@ -17,6 +17,7 @@ from dsmath_jax.data.errors import InputError
 from dsmath_jax.training.checkpoints import Checkpoints
 from dsmath_jax.training.errors import TrainingError
 from dsmath_jax.training.metrics import Metrics, StatusLine, reported_disk_errors
+from dsmath_jax.training.profile import Profiler
 from dsmath_jax.training.report import write_report
 from dsmath_jax.training.state import TrainState
 from dsmath_jax.training.stopping import Agreement, stop_signals
@@ -24,6 +25,10 @@ from dsmath_jax.training.usage import FLOPS, memory, mesh_chip, speed
 
 # (state, batch, step, phases) -> (state, metrics); metrics may be arrays that are still computed.
 StepFn = Callable[[TrainState, Any, int, "Phases"], tuple[TrainState, dict[str, Any]]]
+
+
+# A traced step is slower: its metrics do not have these.
+TIMES = ("time/", "tokens_per_s", "tflops", "mfu", "data_wait")
 
 
 class Result(NamedTuple):
@@ -89,6 +94,7 @@ def run(
         status.note(f"{config.stage}: going on from step {first} of {config.steps}")
     phases = Phases()
     devices, chip = mesh_chip()
+    profiler = Profiler(config.log.profile, workdir, first)
     pending: tuple[int, dict[str, Any]] | None = None
     last_time = time.monotonic()
 
@@ -102,7 +108,8 @@ def run(
         values = {k: float(v) for k, v in jax.device_get(values).items()}
         spike = {k: values.pop(k) for k in [*values] if k.startswith("spike/")}
         values |= speed(values, devices, chip)
-        values = {k: v for k, v in values.items() if not k.startswith(FLOPS)}
+        untold = (FLOPS, *(TIMES if profiler.covers(step) else ()))
+        values = {k: v for k, v in values.items() if not k.startswith(untold)}
         if step % config.log.every == 0 or step == config.steps:
             values |= memory()
             metrics.write(step, values)
@@ -128,10 +135,11 @@ def run(
         if first == 0 and config.eval.every:
             evaluation(0)
         for step in range(first + 1, config.steps + 1):
-            with phases("data"):
-                batch = next(data)
-            waited = phases.seconds["data"] if pending is None or _done(pending[1]) else 0.0
-            state, values = step_fn(state, batch, step, phases)
+            with profiler.step(step, state):
+                with phases("data"):
+                    batch = next(data)
+                waited = phases.seconds["data"] if pending is None or _done(pending[1]) else 0.0
+                state, values = step_fn(state, batch, step, phases)
             write_pending()
             now = time.monotonic()
             values = dict(values)
@@ -140,6 +148,9 @@ def run(
             pending, last_time = (step, values | phases.take()), now
             due = step == config.steps or (config.eval.every and step % config.eval.every == 0)
             stopping = agreed(stop.is_set())  # once: it may change at any moment
+            if profiler.active and (step >= profiler.last or stopping or due):
+                status.note(f"{config.stage}: {profiler.stop(state)}")
+                last_time = time.monotonic()
             saving = due or stopping or step % config.checkpoint.every == 0
             if saving:
                 write_pending()
