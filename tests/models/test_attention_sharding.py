@@ -17,8 +17,8 @@ MESHES = {  # mesh sizes, kv_heads of 4 heads, length, backend
     "splash_queries": ({"fsdp": 2, "tensor": 1, "sequence": 4}, 2, 300, "splash"),
 }
 
-# Value and gradients against those of one device; the largest difference, relative to the largest
-# entry, and the memory that a device needs.
+# Value and gradients against those of one device: the largest difference, relative to the largest
+# entry. And the bytes that a device needs for a long row, of which it takes the queries' n-th part.
 PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
@@ -54,6 +54,21 @@ for name, (sizes, kv_heads, length, backend) in json.loads(sys.argv[1]).items():
         float(np.abs(np.asarray(a) - b).max() / np.abs(b).max())
         for a, b in zip(got, map(np.asarray, expected), strict=True)
     )
+
+def bytes_of_a_device(sequence):
+    mesh = make_mesh(fsdp=1, sequence=sequence, devices=jax.devices()[:sequence])
+    axes = ("batch", "length", "heads", "hidden")
+    def spec(*shape, dtype=np.float32):
+        sharding = NamedSharding(mesh, partition_spec(axes[: len(shape)], shape, mesh))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    q = spec(1, 4096, 8, 16)
+    k = spec(1, 4096, 2, 16)
+    with jax.set_mesh(mesh):
+        lowered = step.lower(q, k, k, spec(1, 4096, dtype=np.int32), q, "chunked")
+    m = lowered.compile().memory_analysis()
+    return m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
+
+report["bytes"] = {n: bytes_of_a_device(n) for n in (1, 2, 8)}
 print(json.dumps(report))
 """
 
@@ -78,3 +93,9 @@ def on_eight_devices():
 @pytest.mark.parametrize("name", MESHES)
 def test_eight_devices_give_the_value_and_gradients_of_one(on_eight_devices, name):
     assert on_eight_devices[name] < 1e-5
+
+
+def test_a_device_needs_less_the_more_split_the_queries(on_eight_devices):
+    one, two, eight = (on_eight_devices["bytes"][n] for n in "128")
+    assert two < 0.7 * one and eight < 0.4 * one
+    assert one < 8 * 4096 * 4096 * 4 / 8  # the scores of all heads, of which it holds blocks
