@@ -20,9 +20,7 @@ from absl import flags
 from dsmath_jax.stages.command import main
 
 flags.DEFINE_string("workdir", "", "Directory of the run; by default runs/NAME of the config file.")
-flags.DEFINE_string(
-    "profile", "", "Steps to trace, STEP[:COUNT]; alone: the next ones."
-)
+flags.DEFINE_string("profile", "", "Steps to trace, STEP[:COUNT]; alone: the next ones.")
 flags.DEFINE_string("dry_run", "", "Run nothing, compile for this TPU slice: v5p:4x4x4.")
 flags.DEFINE_bool("largest_batch", True, "In a dry run, look for the largest batch that fits.")
 

@@ -169,6 +169,7 @@ def check_numbers(config: ConfigDict) -> None:
     fields = field_values(config)
     profile.parse(config.log.profile)
     at_least_one = ["steps", "batch_size", "length", "micro_batches", "max_bad_steps"]
+    at_least_one += ["host_timeout"]
     at_least_one += ["spikes.window", "spikes.max_in_a_row"]
     at_least_one += ["eval.batch_size", "checkpoint.every", "checkpoint.keep"]
     at_least_one += ["log.every", "log.samples_every", "data.num_examples"]
