@@ -113,11 +113,17 @@ def draw(plots: dict[str, list[Line]]) -> str:
                 points = points[1:]  # the first step compiles
             steps, values = [step for step, _ in points], [value for _, value in points]
             marker = "o" if len(steps) < 20 else None
-            axes.plot(steps, values, marker=marker, markersize=3, linewidth=1, label=label)
+            if not points:
+                continue
+            (curve,) = axes.plot(
+                steps, values, marker=marker, markersize=3, linewidth=1, label=label
+            )
             known = [r for r in rows if r.get(name + "_low") is not None]
             if known:
                 low, high = ([r[name + end] for r in known] for end in ("_low", "_high"))
-                axes.fill_between([r["step"] for r in known], low, high, alpha=0.2)
+                axes.fill_between(
+                    [r["step"] for r in known], low, high, alpha=0.2, color=curve.get_color()
+                )
         if len(lines) > 1:
             axes.legend(fontsize=6)
         axes.set_title(title, fontsize=9)

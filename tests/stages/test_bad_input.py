@@ -46,6 +46,7 @@ GOOD = {"question": "1+1?", "answer": "#### 2"}
             [SFT, "--config.data.text_field=text"],
             "config.data.text_field='text' is for pretraining",
         ),
+        ([RL, "--config.spikes.skip=True"], "config.spikes.skip=True: not for RL"),
         ([RL, "--config.rl.temperature=0.0"], "config.rl.temperature=0.0: must be above 0"),
         ([SFT, "--config.data.path=/nowhere.jsonl"], "/nowhere.jsonl does not exist"),
         ([SFT, "--config.init.checkpoint=/nowhere"], "/nowhere is not a directory"),

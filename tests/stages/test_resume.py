@@ -41,7 +41,13 @@ def taught(riddles, tmp_path_factory, launch):
 @pytest.fixture
 def stage_flags(riddles, taught):
     return {
-        "pretrain": ["--config=configs/pretrain_7b_tpu.py:smoke", "--config.micro_batches=2"],
+        "pretrain": [
+            "--config=configs/pretrain_7b_tpu.py:smoke",
+            "--config.micro_batches=2",
+            "--config.spikes.window=8",  # so that some steps are skipped
+            "--config.spikes.sigmas=0.2",
+            "--config.spikes.max_in_a_row=2",
+        ],
         "sft": ["--config=configs/sft_tiny.py:smoke"],
         "rl": [
             "--config=configs/grpo_tpu.py:smoke",
@@ -156,6 +162,8 @@ def test_killed_run_ends_like_one_never_killed(stage, tmp_path, stage_flags):
     moments = [rng.uniform(0.0, 1.5) for _ in range(4)]
     assert run_killing(lambda: begin("killed"), moments) >= 2
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    if stage == "pretrain":
+        assert 0 < history(tmp_path / "whole")[-2]["skipped"] < STEPS[stage]
     if stage == "sft_then_rl":
         assert_same_run(tmp_path / "whole" / "init", tmp_path / "killed" / "init")
     if stage == "rl":

@@ -1,0 +1,107 @@
+"""The loop's line of a step, with a stage and checkpoints made up for it."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dsmath_jax.models.sharding import make_mesh
+from dsmath_jax.stages.defaults import get_defaults
+from dsmath_jax.training.loop import run
+from dsmath_jax.training.metrics import read_metrics
+from dsmath_jax.training.state import TrainState
+
+
+class Kept:
+    """Checkpoints in memory."""
+
+    step = None
+
+    def latest_step(self):
+        return self.step
+
+    def save(self, step, state, data, *, force=False):
+        self.step = step
+
+    def close(self):
+        pass
+
+
+class Slow:
+    """Batches that take a while."""
+
+    seconds = 0.1
+
+    def __next__(self):
+        time.sleep(self.seconds)
+
+    def get_state(self):
+        return {}
+
+
+class Computing(float):
+    """A number that the devices are not done with."""
+
+    def is_ready(self):
+        return False
+
+
+def lines(workdir, *, loss=float, **metrics):
+    config = get_defaults("sft")
+    config.steps, config.log.tensorboard = 4, False
+    layout = NamedSharding(make_mesh(devices=jax.devices()[:1]), PartitionSpec())
+    state = TrainState(jnp.int32(0), {"w": jax.device_put(jnp.ones(2), layout)}, None, 0)
+
+    def step_fn(state, batch, step, phases):
+        values = {"loss": loss(step), "grad_norm": 1.0, "bad_steps": 0} | metrics
+        return state._replace(step=state.step + 1), values
+
+    run(
+        config,
+        workdir,
+        Kept(),
+        Slow(),
+        step_fn,
+        new_state=lambda: state,
+        abstract=state,
+        evaluate=lambda state, step: {},
+        learning_rate=lambda step: 0.1,
+    )
+    return read_metrics(workdir)
+
+
+def test_waiting_for_data_counts_while_the_devices_have_nothing_to_do(tmp_path):
+    idle = lines(tmp_path, loss=jnp.float32)[1:3]
+    for row in idle:
+        assert row["time/data"] > 0.09
+        assert row["data_wait"] == pytest.approx(row["time/data"] / row["time/step"])
+        assert row["data_wait"] > 0.5
+
+
+def test_a_batch_that_comes_while_the_devices_work_costs_nothing(tmp_path):
+    rows = lines(tmp_path, loss=Computing)
+    assert rows[0]["data_wait"] > 0.5  # before the first step there is nothing to do
+    assert [row["data_wait"] for row in rows[1:]] == [0.0] * 3
+
+
+def test_a_step_has_rates_and_memory(tmp_path):
+    row = lines(tmp_path, tokens=500, **{"flops/step": 8e9})[2]
+    devices = jax.device_count()
+    np.testing.assert_allclose(row["tokens_per_s"] * row["time/step"], 500)
+    np.testing.assert_allclose(row["tokens_per_s_per_chip"] * devices, row["tokens_per_s"])
+    np.testing.assert_allclose(row["tflops"] * row["time/step"] * devices, 0.008)
+    assert row["memory/host"] > 0.05
+    assert not any(name.startswith("flops/") for name in row)
+
+
+def test_a_spike_gets_a_sentence(tmp_path, capsys):
+    spike = {"spike/now": True, "spike/skipped": True, "spikes": 3}
+    spike |= {"spike/loss_limit": 2.5, "spike/grad_norm_limit": 0.75}
+    rows = lines(tmp_path, loss=lambda step: 9.0, **spike)
+    assert (
+        "step 2 is a spike, skipped: loss 9 (limit 2.5), gradient norm 1 (limit 0.75); 3 so far\n"
+    ) in capsys.readouterr().err
+    assert not any(name.startswith("spike/") for row in rows for name in row)
