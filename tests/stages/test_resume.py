@@ -44,9 +44,11 @@ def stage_flags(riddles, taught):
         "pretrain": [
             "--config=configs/pretrain_7b_tpu.py:smoke",
             "--config.micro_batches=2",
-            "--config.spikes.window=8",  # so that some steps are skipped
-            "--config.spikes.sigmas=0.2",
+            "--config.spikes.window=2",  # so that some steps are skipped
+            "--config.spikes.sigmas=0.1",
             "--config.spikes.max_in_a_row=2",
+            "--config.optimizer.learning_rate=1e-2",
+            "--config.optimizer.schedule=constant",
         ],
         "sft": ["--config=configs/sft_tiny.py:smoke"],
         "rl": [
