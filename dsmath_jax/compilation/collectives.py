@@ -33,7 +33,8 @@ class Collective:
     axes: mesh axes whose chips talk to each other; ways: how many they are.
     times: how often it runs in one run of the program.
     sent: bytes that a chip sends in one run of the program.
-    data: what is moved: the path of a program's argument (".params['head']"), or "computed".
+    data: for each array, what it is: the path of a program's argument ("params['head']"), several
+      joined by " or ", or "computed".
     gathers: an all-reduce of what was not computed: each chip adds its part to zeros, a gather.
     """
 
@@ -85,7 +86,7 @@ def collectives(module: Module, mesh_sizes: dict[str, int], arguments: list[str]
             results = _results(each, len(operands))
             groups = _groups(each, mesh_sizes)
             ways, axes = _axes_of(groups, mesh_sizes)
-            data = sorted({d for n in each.operands for d in origin.of(place, n)})
+            data = tuple(" or ".join(sorted(origin.of(place, n))) for n in each.operands)
             is_ring = kind == "collective-permute" and each.op_name.endswith("dot_general")
             if is_ring:  # where the loop was unrolled, only its data tells what it was
                 made_of = "reduce-scatter" if "computed" in data else "all-gather"
@@ -101,7 +102,7 @@ def collectives(module: Module, mesh_sizes: dict[str, int], arguments: list[str]
                     ways=ways,
                     times=times,
                     sent=times * _sent(kind, operands, results, ways, is_ring),
-                    data=tuple(data),
+                    data=data,
                     op_name=each.op_name,
                     source=module.source(each),
                     ring=is_ring,
@@ -322,7 +323,7 @@ def unasked(found: list[Collective], design: Design, sizes: Mapping[str, float])
     The rules: weights are gathered over fsdp, so often as `Design` says; gradients are reduced over
     data, fsdp (scattered) and sequence; activations are summed (or gathered and scattered) over
     tensor; keys and values are gathered over sequence, their gradients scattered; and what a
-    shard_map in the source sends is asked for. Arrays below 64 KiB are let pass.
+    shard_map in the source sends is asked for; a batch's own arrays may go anywhere. Arrays below 64 KiB are let pass.
 
     Args:
       sizes: argument -> bytes of the whole array, divided by its tensor ways.
@@ -337,9 +338,10 @@ def unasked(found: list[Collective], design: Design, sizes: Mapping[str, float])
         if reason:
             result.append(Unasked(reason, c))
         elif is_weight and (c.kind == "all-gather" or c.gathers):
-            for name in c.data:
-                share = c.bytes * c.times / len(c.data) * (c.ways - 1 if c.ring else 1)
-                gathered[name] = gathered.get(name, 0.0) + share
+            for name, array in zip(c.data, c.arrays, strict=True):
+                # What a ring brings a chip is what the others have.
+                whole = array.bytes * c.times * (c.ways / (c.ways - 1) if c.ring else 1)
+                gathered[name] = gathered.get(name, 0.0) + whole
     for name, moved in gathered.items():
         turns = moved / max(sizes.get(name, 1), 1)
         if turns > design.weight_gathers * 1.1:
@@ -370,7 +372,7 @@ def _reason(c: Collective) -> str:
             if c.gathers:
                 return f"weights are gathered over {over} by an all-reduce, at twice the bytes"
             return "" if axes <= {"fsdp"} else f"weights are gathered over {over}"
-        if axes <= {"tensor"} or axes <= {"sequence"}:
+        if axes <= {"tensor"} or axes <= {"sequence"} or "computed" not in c.data:
             return ""
         return f"something computed is gathered whole over {over}"
     if c.kind == "all-reduce" and "fsdp" in axes:

@@ -102,7 +102,7 @@ def unasked_lines(reports: list[Report]) -> list[str]:
 def describe(u: Unasked) -> str:
     c = u.collective
     arrays = ", ".join(map(str, c.arrays[:3])) + (", ..." if len(c.arrays) > 3 else "")
-    whose = ", ".join(c.data[:3])
+    whose = ", ".join(list(dict.fromkeys(c.data))[:3])
     return (
         f"{u.reason}: {c.kind} of {arrays} ({whose}), {c.times:g} times, "
         f"{number(c.sent / 1e9)} GB, {c.where}"

@@ -8,7 +8,6 @@ checkpoint, tokenizer or data is needed. Only shapes exist here, laid out as the
 from __future__ import annotations
 
 import json
-import math
 import pathlib
 import sys
 import types
@@ -66,7 +65,7 @@ def dry_run(
     )
     stage = rl_programs if config.stage == "rl" else supervised_programs
     reports = _compile_all(stage(config, mesh, model_config), chip)
-    search = _largest(config, mesh, model_config, stage, reports, chip) if largest else None
+    search = _largest(config, mesh, model_config, reports, chip) if largest else None
     shape = ", ".join(f"{a}={n}" for a, n in mesh.shape.items() if n > 1)
     title = (
         f"{config.stage}, {config.model} ({model_config.num_params / 1e9:.2f}B parameters), on "
@@ -124,25 +123,15 @@ def _compile_all(programs: Programs, chip: Chip) -> list[Report]:
 # ---- The programs of each stage -----------------------------------------------------------------
 def supervised_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs:
     """Pretraining and fine-tuning: one update, and the held-out loss of one batch."""
-    setup.check_parts(config.batch_size, config, mesh, "config.batch_size")
+    yield supervised_update(config, mesh, model_config)
     optimizer = make_optimizer(config.optimizer, config.steps)
     model = setup.open_model(config, model_config)
-    programs = supervised.make_programs(config, model, optimizer)
     state = abstract_state(model_config, optimizer, mesh)
-    batch = _rows(mesh, config.batch_size, config.length)
-    yield Program(
-        "update",
-        programs.update,
-        (state, batch),
-        mesh,
-        Design(weight_gathers=3 * config.micro_batches),
-        model_flops=train_flops(model_config, *_tokens_and_pairs(config.batch_size, config.length)),
-    )
     rows = config.eval.batch_size
     tokens, pairs = _tokens_and_pairs(rows, config.length)
     yield Program(
         "held-out loss",
-        programs.heldout_sums,
+        supervised.make_programs(config, model, optimizer).heldout_sums,
         (state.params, _rows(mesh, rows, config.length)),
         mesh,
         Design(weight_gathers=1),
@@ -152,11 +141,28 @@ def supervised_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> 
     )
 
 
+def supervised_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Program:
+    setup.check_parts(config.batch_size, config, mesh, "config.batch_size")
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    model = setup.open_model(config, model_config)
+    tokens, pairs = _tokens_and_pairs(config.batch_size, config.length)
+    return Program(
+        "update",
+        supervised.make_programs(config, model, optimizer).update,
+        (
+            abstract_state(model_config, optimizer, mesh),
+            _rows(mesh, config.batch_size, config.length),
+        ),
+        mesh,
+        Design(weight_gathers=3 * config.micro_batches),
+        model_flops=train_flops(model_config, tokens, pairs),
+    )
+
+
 def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs:
     """One exploration step: weights for generation, prompts, tokens (with the cache at its full
     length, so their time is at most this), log-probabilities, values (PPO), update."""
     c, with_critic = config.rl, config.rl.algorithm == "ppo"
-    setup.check_parts(c.questions * c.group, config, mesh, "config.rl.questions x group")
     generation_mesh = setup.open_generation_mesh(config, mesh)
     optimizer = setup.open_rl_optimizer(config)
     model = setup.open_model(config, model_config)
@@ -183,43 +189,67 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
     yield from _generation_programs(config, generation_mesh, model, weights, kept)
     # ---- Training -------------------------------------------------------------------------------
     count = c.questions * c.group
-    rows = _rows(mesh, count, config.length)
-    del rows["positions"]
-    rows["old_logp"] = _array(mesh, (count, config.length), jnp.float32)
-    rows["advantages"] = _array(mesh, (count,), jnp.float32)
+    rows = _rl_rows(config, mesh)
     size, pairs = _tokens_and_pairs(count, config.length)
-    compiled = yield Program(
+    sampled = {k: v for k, v in rows.items() if k in SAMPLED}
+    yield Program(
         "log-probs",
         programs.logprobs,
-        (state.reference, rows),
+        (state.reference, sampled),
         mesh,
         Design(weight_gathers=config.micro_batches),
         model_flops=forward_flops(model_config, size, pairs, size),
         kinds={"params": "reference"},
         beside=_without(kept, "reference"),
     )
-    if compiled is None:
-        return
-    rows["ref_logp"] = _outputs(compiled)
     if with_critic:
-        compiled = yield Program(
+        yield Program(
             "values",
             programs.estimate,
-            (state.params["critic"], rows, _array(mesh, (count,), jnp.float32)),
+            (
+                state.params["critic"],
+                sampled | {"ref_logp": rows["ref_logp"]},
+                _array(mesh, (count,), jnp.float32),
+            ),
             mesh,
             Design(weight_gathers=config.micro_batches),
             model_flops=forward_flops(model_config, size, pairs, 0),
             kinds={"params": "critic"},
             beside=_without(kept, "params['critic']"),
         )
-        if compiled is None:
-            return
-        rows = _outputs(compiled)
+    yield rl_update(config, mesh, model_config)
+
+
+SAMPLED = ("tokens", "segment_ids", "loss_mask", "old_logp", "advantages")
+
+
+def _rl_rows(config: ConfigDict, mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """What an update takes: the samples with their log-probabilities, and advantages of each (GRPO)
+    or of each token, with returns and values (PPO)."""
+    with_critic = config.rl.algorithm == "ppo"
+    shape = (config.rl.questions * config.rl.group, config.length)
+    names = ["old_logp", "ref_logp", *(("returns", "old_values") if with_critic else ())]
+    rows = _rows(mesh, *shape) | {name: _array(mesh, shape, jnp.float32) for name in names}
+    del rows["positions"]
+    rows["advantages"] = _array(mesh, shape if with_critic else shape[:1], jnp.float32)
+    return rows
+
+
+def rl_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Program:
+    c, with_critic = config.rl, config.rl.algorithm == "ppo"
+    setup.check_parts(c.questions * c.group, config, mesh, "config.rl.questions x group")
+    optimizer = setup.open_rl_optimizer(config)
+    model = setup.open_model(config, model_config)
+    generation_mesh = setup.open_generation_mesh(config, mesh)
+    state = abstract_state(
+        model_config, optimizer, mesh, with_reference=True, with_critic=with_critic
+    )
+    size, pairs = _tokens_and_pairs(c.questions * c.group, config.length)
     critic = 3 * forward_flops(model_config, size, pairs, 0) if with_critic else 0.0
-    yield Program(
+    return Program(
         "update",
-        programs.update,
-        (state, rows),
+        make_programs(config, model, optimizer, generation_mesh).update,
+        (state, _rl_rows(config, mesh)),
         mesh,
         Design(weight_gathers=3 * config.micro_batches),
         runs=c.updates_per_step,
@@ -328,7 +358,7 @@ def _rows_per_chip(config: ConfigDict, mesh) -> float:
     return rows / (config.micro_batches * mesh.shape["data"] * mesh.shape["fsdp"])
 
 
-def _largest(config, mesh, model_config, stage, reports, chip) -> int | None:
+def _largest(config, mesh, model_config, reports, chip) -> int | None:
     """Rows of a micro-batch on each chip, the most that fit in an update: from two compilations, by
     a straight line, confirmed by another."""
     first = next((r for r in reports if r.name == "update"), None)
@@ -338,13 +368,12 @@ def _largest(config, mesh, model_config, stage, reports, chip) -> int | None:
 
     def report(rows: int) -> Report:
         changed = config.copy_and_resolve_references()
-        ways = config.micro_batches * mesh.shape["data"] * mesh.shape["fsdp"]
+        rows *= config.micro_batches * mesh.shape["data"] * mesh.shape["fsdp"]
         if config.stage == "rl":
-            changed.rl.questions = max(1, rows * ways // config.rl.group)
-        else:
-            changed.batch_size = rows * ways
-        program = next(p for p in stage(changed, mesh, model_config) if p.name == "update")
-        return analyse(program, chip)[0]
+            changed.rl.questions, changed.rl.group = rows, 1
+            return analyse(rl_update(changed, mesh, model_config), chip)[0]
+        changed.batch_size = rows
+        return analyse(supervised_update(changed, mesh, model_config), chip)[0]
 
     known = {start: first}
     other = 2 * start if first.fits else max(1, start // 2)
@@ -377,8 +406,7 @@ def _summary(config, reports, seconds, work, chip, devices, largest) -> list[str
             "memory and links at their makers' figures, overlapping perfectly)"
         )
     if largest is not None:
-        ways = math.prod([config.micro_batches, config.mesh.data, config.mesh.fsdp])
-        lines.append(_largest_line(config, largest, ways))
+        lines.append(_largest_line(config, largest))
     named = unasked_lines(reports)
     lines.append("transfers that the design does not explain:" if named else
                  "every transfer is one that the design explains")  # fmt: skip
@@ -389,7 +417,7 @@ def _summary(config, reports, seconds, work, chip, devices, largest) -> list[str
     return lines
 
 
-def _largest_line(config: ConfigDict, largest: int, ways: int) -> str:
+def _largest_line(config: ConfigDict, largest: int) -> str:
     if not largest:
         return "largest micro-batch of an update: not one row a chip fits"
     return f"largest micro-batch of an update: {largest} rows of {config.length} tokens a chip"

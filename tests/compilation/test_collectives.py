@@ -76,6 +76,29 @@ def test_bytes_times_and_axes():
     assert scatter.sent == 6 * 4096 * 256 * 4 * 3 / 4
 
 
+def test_a_ring_of_permutes_is_the_gather_it_was_made_of():
+    metadata = 'metadata={op_name="jit(f)/dot_general" stack_frame_id=3}'
+    pairs = "source_target_pairs={{0,1},{1,2},{2,3},{3,0},{4,5},{5,6},{6,7},{7,4}}"
+    text = f"""HloModule ring
+
+ENTRY %main (w: f32[1024,256]) -> bf16[1024,256] {{
+  %w = f32[1024,256] parameter(0)
+  %a = bf16[1024,256] convert(%w)
+  %b = bf16[1024,256] collective-permute(%a), {pairs}, {metadata}
+  %c = bf16[1024,256] collective-permute(%b), {pairs}, {metadata}
+  ROOT %d = bf16[1024,256] collective-permute(%c), {pairs}, {metadata}
+}}
+"""
+    found = find(text)
+    assert {(c.kind, c.ring, c.data) for c in found} == {
+        ("all-gather", True, ("state.params['w']",))
+    }
+    assert sum(c.sent for c in found) == 4096 * 256 * 2 * 3 / 4
+    sizes = {"state.params['w']": 4096 * 256 * 2}
+    assert unasked(found, Design(weight_gathers=1), sizes) == []
+    assert "gathered 1.0 times" in unasked(found, Design(weight_gathers=0), sizes)[0].reason
+
+
 def test_the_source_line_is_named():
     gather, *_ = find(LOOP.replace("HloModule loop\n", "HloModule loop\n\n" + LOOP_HEAD))
     assert gather.source == "dsmath_jax/models/transformer.py:42"

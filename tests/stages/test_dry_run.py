@@ -21,6 +21,7 @@ from dsmath_jax.models.flops import causal_pairs, forward_flops
 from dsmath_jax.models.sharding import make_mesh
 from dsmath_jax.stages.defaults import get_defaults
 from dsmath_jax.stages.dry_run import dry_run, supervised_programs
+from dsmath_jax.training.hardware import CHIPS
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +133,50 @@ def test_the_command_ends_with_1_when_it_does_not_fit(launch):
 def test_the_command_refuses_an_unknown_slice(launch):
     ended = launch("train.py", "--config=configs/sft_tiny.py", "--dry_run=v5e:five")
     assert ended.returncode == 2 and "v5e:16x16" in ended.stderr
+
+
+@pytest.mark.slow
+def test_all_of_rl_and_what_grpo_saves(tmp_path):
+    records = {}
+    for algorithm in ("grpo", "ppo"):
+        config = get_defaults("rl")
+        config.model_changes = ConfigDict({"num_layers": 2})
+        config.length, config.rl.max_new_tokens = 128, 64
+        config.rl.questions, config.rl.group, config.rl.max_rows = 8, 8, 32
+        config.rl.mesh.tensor, config.rl.algorithm = 2, algorithm
+        out = tmp_path / f"{algorithm}.json"
+        assert dry_run(config, "v5e:2x2", out, largest=False)
+        records[algorithm] = json.loads(out.read_text())
+    grpo, ppo = ({p["name"]: p for p in records[a]["programs"]} for a in ("grpo", "ppo"))
+    common = ["reshard", "prefill", "cache growth", "decode, one token", "log-probs", "update"]
+    assert list(grpo) == common and set(ppo) == {*common, "values"}
+    assert (grpo["prefill"]["runs"], grpo["decode, one token"]["runs"]) == (2, 128)
+    kinds = ("critic", "critic's optimizer")
+    assert not any(kind in grpo["update"]["memory"] for kind in kinds)
+    critic, moments = (ppo["update"]["memory"][kind] for kind in kinds)
+    assert moments == pytest.approx(2 * critic, rel=0.01)
+    assert ppo["update"]["peak"] > grpo["update"]["peak"] + critic + moments
+    # Each of 32 samples: keys and values of 64 new tokens; of 4 questions' prompts: of 64. Each of
+    # 2 layers, 4 heads of 32, over 4 devices, in bfloat16.
+    cache = 2 * 2 * 4 * 32 * (32 * 64 + 4 * 64) * 2 / 4
+    assert grpo["decode, one token"]["memory"]["KV cache"] == pytest.approx(cache, rel=0.01)
+    weights = grpo["decode, one token"]["memory"]["generation weights"]
+    assert weights == pytest.approx(2 * records["grpo"]["parameters"] / 2, rel=0.05)
+    for programs in (grpo, ppo):
+        for p in programs.values():
+            assert p["unasked"] == [], p["name"]
+
+
+@pytest.mark.slow
+def test_the_largest_batch_fits_and_one_more_does_not(monkeypatch, tmp_path):
+    monkeypatch.setitem(CHIPS, "v5e", dataclasses.replace(CHIPS["v5e"], memory=2.0**27))
+    config = get_defaults("sft")
+    config.model_changes = ConfigDict({"num_layers": 1})
+    config.batch_size = config.eval.batch_size = 8
+    out = tmp_path / "dry_run.json"
+    assert dry_run(config, "v5e:2x2", out)
+    most = json.loads(out.read_text())["largest_rows"]
+    assert most > 2
+    for rows, fits in ((most, True), (most + most // 8 + 1, False)):
+        config.batch_size = 4 * rows
+        assert dry_run(config, "v5e:2x2", largest=False) == fits
