@@ -322,8 +322,9 @@ def unasked(found: list[Collective], design: Design, sizes: Mapping[str, float])
 
     The rules: weights are gathered over fsdp, so often as `Design` says; gradients are reduced over
     data, fsdp (scattered) and sequence; activations are summed (or gathered and scattered) over
-    tensor; keys and values are gathered over sequence, their gradients scattered; and what a
-    shard_map in the source sends is asked for; a batch's own arrays may go anywhere. Arrays below 64 KiB are let pass.
+    tensor; keys and values are gathered over sequence, their gradients scattered; a batch may go
+    anywhere; and what a shard_map in the source sends is asked for. Arrays below 64 KiB are let
+    pass.
 
     Args:
       sizes: argument -> bytes of the whole array, divided by its tensor ways.

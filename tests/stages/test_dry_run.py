@@ -125,7 +125,7 @@ def test_an_update_prints_its_table(tmp_path, capsys):
 
 def test_the_command_ends_with_1_when_it_does_not_fit(launch):
     flags = ("--config=configs/sft_7b_tpu.py", "--dry_run=v5e:2x2", "--nolargest_batch")
-    ended = launch("train.py", *flags)
+    ended = launch("train.py", *flags, "--config.mesh.data=1", "--config.mesh.fsdp=4")
     assert ended.returncode == 1, ended.stderr[-2000:]
     assert "update does not fit" in ended.stdout and "larger slice" in ended.stdout
 
