@@ -78,24 +78,22 @@ class Checkpoints:
         ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
     def _set_damaged_aside(self) -> None:
-        aside = 0
-        while steps := checkpoint_steps(self.directory):
-            step = steps[-1]
+        steps = checkpoint_steps(self.directory)
+        for step in reversed(steps):
             problem = damage_seen_by_any(self.directory / str(step))
             if not problem:
                 return
             log.warning(
                 "checkpoint %s is damaged (%s): it is set aside as %s.damaged", step, problem, step
             )
-            aside += 1
             if jax.process_index() == 0:
                 _rename_aside(self.directory / str(step))
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices(f"{step} is set aside")
-        if aside:
+        if steps:
             raise InputError(
-                f"all {aside} checkpoints in {self.directory} are damaged and set aside there as "
-                "STEP.damaged: the same command now begins at step 0"
+                f"all {len(steps)} checkpoints in {self.directory} are damaged and set aside there "
+                "as STEP.damaged: the same command now begins at step 0"
             )
 
     def latest_step(self) -> int | None:

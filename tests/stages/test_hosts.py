@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPO
-from tests.stages.test_resume import assert_same_run, history, saved_steps
+from tests.stages.test_resume import assert_same_run, damage_last_checkpoint, history, saved_steps
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +117,7 @@ def test_two_processes_train_like_one_and_the_first_writes(stage, tmp_path):
     assert {p.parts[0] for p in second} <= {"checkpoints"}
 
 
-def test_a_host_is_stopped_then_killed_then_the_other_killed(tmp_path):
+def test_a_host_is_stopped_then_killed_then_the_other_and_a_checkpoint_damaged(tmp_path):
     flags = [*FLAGS["sft"], "--config.steps=40", "--config.checkpoint.every=3"]
     flags += ["--config.eval.every=10", "--config.micro_batches=2"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -145,7 +145,10 @@ def test_a_host_is_stopped_then_killed_then_the_other_killed(tmp_path):
         assert last.startswith("error: another host ended or cannot be reached")
         assert last.endswith("it goes on from the last checkpoint")
 
-    assert Run(flags, broken).statuses() == [0, 0]
+    damage_last_checkpoint(broken)
+    run = Run(flags, broken)
+    assert run.statuses() == [0, 0]
+    assert "differs from what was written): it is set aside" in run.log(0) + run.log(1)
     assert_same_run(whole, broken)
 
 

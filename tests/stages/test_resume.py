@@ -92,6 +92,15 @@ def saved_steps(workdir) -> list[int]:
     return checkpoint_steps(workdir / "checkpoints") or [0]
 
 
+def damage_last_checkpoint(workdir) -> None:
+    """Changes one bit of its largest file."""
+    state = workdir / "checkpoints" / str(saved_steps(workdir)[-1]) / "state"
+    file = max((p for p in state.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 def final_state(workdir) -> dict[str, np.ndarray]:
     step = saved_steps(workdir)[-1]
     path = workdir / "checkpoints" / str(step) / "state"
