@@ -8,8 +8,6 @@ over which mesh axes.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import re
 from collections.abc import Mapping
 
@@ -27,14 +25,15 @@ SMALL = 2**16  # bytes of one array: scalars, norms and their like are never wor
 class Collective:
     """One collective operation of a program.
 
-    kind: of `KINDS`. A ring of permutes that the compiler made of an all-gather or reduce-scatter
-      with its matrix product counts as what it was made of.
-    arrays: what every chip has: of a gather the result, of a reduction the operand.
-    axes: mesh axes whose chips talk to each other; ways: how many they are.
-    times: how often it runs in one run of the program.
-    sent: bytes that a chip sends in one run of the program.
-    data: for each array, what it is: the path of a program's argument ("params['head']"), several
-      joined by " or ", or "computed".
+      kind: of `KINDS`. A ring of permutes that the compiler made of an all-gather or reduce-scatter
+        with its matrix product counts as what it was made of.
+      arrays: what every chip has: of a gather the result, of a reduction the operand.
+      axes: mesh axes whose chips talk to each other; ways: how many they are.
+      times: how often it runs in one run of the program.
+      sent: bytes that a chip sends in one run of the program.
+      data: for each array, what it is: the path of a program's argument ("params['head']"), several
+        joined by " or ", or "computed".
+      aligns: a permutation of what a reduce-scatter made, whose padding the compiler takes out.
     gathers: an all-reduce of what was not computed: each chip adds its part to zeros, a gather.
     """
 
@@ -50,6 +49,7 @@ class Collective:
     source: str
     ring: bool = False
     gathers: bool = False
+    aligns: bool = False
 
     @property
     def bytes(self) -> int:
@@ -106,6 +106,7 @@ def collectives(module: Module, mesh_sizes: dict[str, int], arguments: list[str]
                     op_name=each.op_name,
                     source=module.source(each),
                     ring=is_ring,
+                    aligns=kind == "collective-permute" and _is_scattered(module, place, each),
                     gathers=kind == "all-reduce" and "computed" not in data,
                 )
             )
@@ -199,6 +200,19 @@ def _scatters(inner: Computation, op: Op) -> bool:
     return any(u.opcode == "dynamic-slice" for u in inner.users[op.name])
 
 
+def _is_scattered(module: Module, where: Computation, op: Op) -> bool:
+    while op.operands:
+        op = where.ops[op.operands[0]]
+        inner = module.inside(op)
+        if op.opcode.startswith("reduce-scatter"):
+            return True
+        if inner is not None:
+            return any(o.opcode == "all-reduce" and _scatters(inner, o) for o in inner.ops.values())
+        if op.opcode not in MOVES and op.opcode not in _PASSES:
+            return False
+    return False
+
+
 def _key(op: Op) -> tuple[str, str]:
     frame = re.search(r"stack_frame_id=(\d+)", op.attributes)
     return op.op_name, frame[1] if frame else ""
@@ -218,69 +232,78 @@ def _ring_kinds(module: Module) -> dict[tuple[str, str], str]:
 
 
 # ---- Whose data ---------------------------------------------------------------------------------
+# Operations whose result is (a part of) their first operand, beside `MOVES`.
+_PASSES = {
+    *(
+        "broadcast",
+        "slice",
+        "dynamic-slice",
+        "copy-start",
+        "copy-done",
+        "slice-start",
+        "slice-done",
+        "pad",
+    ),
+    *("all-gather", "all-gather-start", "all-gather-done", "collective-permute"),
+    *("collective-permute-start", "collective-permute-done"),
+}
+
+
 class _Origin:
     """Finds which arguments of a program an array is, moved or converted but not computed with."""
 
     def __init__(self, module: Module, arguments: list[str]):
         self.module, self.arguments = module, arguments
         self.callers: dict[str, tuple[Computation, Op]] = {}
-        for where, op in itertools.chain.from_iterable(
-            ((c, op) for op in c.ops.values()) for c in module.computations.values()
-        ):
-            for attribute in ("body", "calls", "to_apply"):
+        for where in module.computations.values():
+            for op in where.ops.values():
                 if op.opcode in ("while", "fusion", "call", "async-start"):
-                    name = op.called(attribute)
-                    if name:
-                        self.callers[name] = (where, op)
-        self.element = functools.cache(self._element)
+                    for attribute in ("body", "calls", "to_apply"):
+                        self.callers[op.called(attribute)] = (where, op)
 
-    def of(self, place: Computation, name: str) -> frozenset[str]:
-        return self.element(place.name, name, 0, 0)
+    def of(self, place: Computation, name: str) -> set[str]:
+        """Of the first element of a result: paths of arguments, or "computed". Constants
+        (buffers begin with some) are let pass."""
+        found, seen, pending = set(), set(), [(place, name, 0)]
+        while pending:
+            where, each, index = pending.pop()
+            if (where.name, each, index) in seen:
+                continue
+            seen.add((where.name, each, index))
+            op = where.ops[each]
+            if op.opcode == "parameter" and where is self.module.entry:
+                found.add(self.arguments[int(op.literal)])
+            elif before := self._before(where, op, index):
+                pending += before
+            elif op.opcode != "constant" and "AllocateBuffer" not in op.attributes:
+                return {"computed"}
+        return found or {"computed"}
 
-    def _element(self, place_name: str, name: str, index: int, depth: int) -> frozenset[str]:
-        """Of element `index` of the result of an operation."""
-        computed = frozenset({"computed"})
-        if depth > 150:
-            return computed
-        place = self.module.computations[place_name]
-        op = place.ops[name]
-
-        def go(where, other, i=0):
-            return self.element(where.name, other, i, depth + 1)
-
+    def _before(self, where: Computation, op: Op, index: int) -> list[tuple]:
+        """(computation, operation, element) that element `index` of a result may be; none when it
+        is computed."""
         if op.opcode == "parameter":
-            if place is self.module.entry:
-                return frozenset({self.arguments[int(op.literal)]})
-            if place_name not in self.callers:
-                return computed
-            where, caller = self.callers[place_name]
+            place, caller = self.callers.get(where.name, (where, op))
             if caller.opcode == "while":
-                return go(where, caller.operands[0], index)
-            return go(where, caller.operands[int(op.literal)], index)
+                return self._before(place, caller, index)
+            return [(place, caller.operands[int(op.literal)], index)] if caller is not op else []
         if op.opcode == "get-tuple-element":
-            return go(place, op.operands[0], op.index)
+            return [(where, op.operands[0], op.index)]
         if op.opcode == "tuple":
-            return go(place, op.operands[index])
-        if op.opcode == "while":
-            # Carried unchanged, or changed in the body: then it is computed.
+            return [(where, op.operands[index], 0)]
+        if op.opcode == "while":  # what it starts with, or what its body makes of it
             body = self.module.computations[op.called("body")]
-            if not carries(body, index):
-                return computed
-            return go(place, op.operands[0], index)
-        if op.opcode in MOVES or op.opcode in (
-            *("slice", "dynamic-slice", "copy-start", "copy-done", "slice-start", "slice-done"),
-            *("all-gather", "all-gather-start", "all-gather-done", "pad"),
-            *("collective-permute-start", "collective-permute-done", "collective-permute"),
-        ):
-            return go(place, op.operands[0], index if op.opcode == "optimization-barrier" else 0)
+            return [(where, op.operands[0], index), (body, body.root.name, index)]
+        if op.opcode in MOVES or op.opcode in _PASSES:
+            return [(where, op.operands[0], index if op.opcode == "optimization-barrier" else 0)]
         if op.opcode == "dynamic-update-slice":
-            return go(place, op.operands[1])
+            return [(where, op.operands[1], 0)]
         inner = self.module.inside(op)
         if inner is not None:
-            return go(inner, inner.root.name, index)
+            return [(inner, inner.root.name, index)]
         if op.opcode == "custom-call" and len(op.operands) == 1:
-            return go(place, op.operands[0])
-        return computed
+            return [(where, op.operands[0], 0)]
+        return []
 
 
 def carries(body: Computation, index: int) -> bool:
@@ -365,7 +388,7 @@ def _reason(c: Collective) -> str:
     if c.kind == "all-to-all":
         return f"an all-to-all over {over}: one layout is changed into another"
     if c.kind == "collective-permute":
-        if axes == {"sequence"} and c.bytes * c.ways < 2**22:
+        if c.aligns or (axes == {"sequence"} and c.bytes * c.ways < 2**22):
             return ""  # each chip's last position, where targets are shifted by one
         return f"a permutation over {over}: shards change places"
     if c.kind == "all-gather" or c.gathers:

@@ -99,6 +99,24 @@ ENTRY %main (w: f32[1024,256]) -> bf16[1024,256] {{
     assert "gathered 1.0 times" in unasked(found, Design(weight_gathers=0), sizes)[0].reason
 
 
+def test_a_weight_that_a_loop_fetches_one_turn_ahead_is_still_a_weight():
+    # The body gathers what the turn before cast, and casts the next.
+    ahead = LOOP.replace("s32[], f32[1024,256]", "s32[], bf16[1024,256], f32[1024,256]")
+    ahead = ahead.replace("s32[], f32[1024,256]{1,0}", "s32[], bf16[1024,256], f32[1024,256]{1,0}")
+    ahead = ahead.replace("get-tuple-element(%c.1), index=1", "get-tuple-element(%c.1), index=2")
+    ahead = ahead.replace(
+        "%start = ", "%old = bf16[1024,256] get-tuple-element(%c.1), index=1\n  %start = "
+    )
+    ahead = ahead.replace("all-gather-start(%cast)", "all-gather-start(%old)")
+    ahead = ahead.replace("tuple(%next, %w)", "tuple(%next, %cast, %w)")
+    ahead = ahead.replace("%carry = ", "%first = bf16[1024,256] convert(%w.1)\n  %carry = ")
+    ahead = ahead.replace("tuple(%zero, %w.1)", "tuple(%zero, %first, %w.1)")
+    gather, *_ = find(ahead)
+    assert gather.data == ("state.params['w']",)
+    gather, *_ = find(ahead.replace("tuple(%next, %cast, %w)", "tuple(%next, %x, %w)"))
+    assert gather.data == ("computed",)
+
+
 def test_the_source_line_is_named():
     gather, *_ = find(LOOP.replace("HloModule loop\n", "HloModule loop\n\n" + LOOP_HEAD))
     assert gather.source == "dsmath_jax/models/transformer.py:42"
