@@ -119,8 +119,8 @@ def _start(run: Callable[[ConfigDict], None], argv: list[str]) -> None:
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; flags start with --")
     config = _CONFIG.value
-    if topology := flags.FLAGS.get_flag_value("dry_run", ""):
-        _dry_run(config, topology)
+    if "dry_run" in flags.FLAGS and flags.FLAGS.dry_run:  # launch/bench.py has no such flag
+        _dry_run(config, flags.FLAGS.dry_run)
     if config.distributed:
         if not hosts.is_worker():
             os._exit(hosts.supervise())
