@@ -183,10 +183,9 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
         results="generation weights",
         beside=_without(kept, "params"),
     )
-    if compiled is None:
-        return
-    weights = _outputs(compiled)
-    yield from _generation_programs(config, generation_mesh, model, weights, kept)
+    if compiled is not None:
+        weights = _outputs(compiled)
+        yield from _generation_programs(config, generation_mesh, model, weights, kept)
     # ---- Training -------------------------------------------------------------------------------
     count = c.questions * c.group
     rows = _rl_rows(config, mesh)
@@ -408,12 +407,16 @@ def _summary(config, reports, seconds, work, chip, devices, largest) -> list[str
     if largest is not None:
         lines.append(_largest_line(config, largest))
     named = unasked_lines(reports)
-    lines.append("transfers that the design does not explain:" if named else
-                 "every transfer is one that the design explains")  # fmt: skip
+    if named:
+        lines.append("transfers that the design does not explain:")
+    elif not any(r.error for r in reports):
+        lines.append("every transfer is one that the design explains")
     lines += named
-    for r in reports:
-        if not r.fits:
-            lines.append(_advice(config, r))
+    too_large = sorted((r for r in reports if not r.fits), key=lambda r: r.peak, reverse=True)
+    if too_large:
+        lines.append(_advice(config, too_large[0]))
+    if len(too_large) > 1:
+        lines.append(f"nor do {', '.join(r.name for r in too_large[1:])}")
     return lines
 
 
