@@ -206,9 +206,10 @@ def _memory(program, module: hlo.Module, names: list[str], stats) -> dict[str, f
 def _in_loops(module: hlo.Module, names: list[str]) -> dict[str, float]:
     """Of the temporaries, those that loops carry: sums of gradients (shaped as the parameters are)
     and what layers keep for the backward pass (one for each turn of a loop, made by it)."""
-    sizes = [op.arrays[0].dims for op, n in zip(module.entry.parameters, names, strict=True)
-             if "params" in n]  # fmt: skip
-    shapes = {dims for dims in sizes if len(dims) > 1}
+    parameters = zip(module.entry.parameters, names, strict=True)
+    shapes = {
+        (op.arrays[0].dtype, op.arrays[0].dims) for op, name in parameters if "params" in name
+    }
     gradients = kept = 0.0
     for where, op, _ in module.executed():
         if op.opcode != "while":
@@ -219,7 +220,7 @@ def _in_loops(module: hlo.Module, names: list[str]) -> dict[str, float]:
         for index, array in enumerate(op.arrays):
             if array.space or len(array.dims) < 2 or carries(body, index):
                 continue
-            if array.dims in shapes:
+            if (array.dtype, array.dims) in shapes:
                 sums += array.bytes
             elif array.dims[0] == turns and turns > 1 and "jvp()" in op.op_name:
                 layers += array.bytes
