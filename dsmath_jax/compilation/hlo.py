@@ -96,12 +96,13 @@ class Computation:
 
 @dataclasses.dataclass
 class Module:
-    """A program. `unknown_loops` names those whose number of turns could not be read: they count
-    once."""
+    """A program. `unknown_loops` names those whose number of turns depends on the data: they count
+    `assumed_turns` times."""
 
     computations: dict[str, Computation]
     entry: Computation
     frames: dict[int, str]  # stack frame -> "file.py:line"
+    assumed_turns: float = 1
     unknown_loops: list[str] = dataclasses.field(default_factory=list)
 
     def executed(self) -> Iterator[tuple[Computation, Op, float]]:
@@ -118,7 +119,9 @@ class Module:
                 if turns is None:
                     self.unknown_loops.append(op.name)
                 body = self.computations[op.called("body")]
-                yield from self._executed(body, times * (1 if turns is None else turns))
+                yield from self._executed(
+                    body, times * (self.assumed_turns if turns is None else turns)
+                )
             elif op.opcode == "conditional":
                 for name in self.branches(op):
                     yield from self._executed(self.computations[name], times)

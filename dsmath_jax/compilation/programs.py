@@ -49,6 +49,7 @@ class Program:
     kinds: what its arguments are, where their names in the function do not say: pattern -> kind.
     beside: path -> arrays that stay in memory while it runs without being its arguments.
     results: what it makes that is not in place of an argument.
+    turns: of a loop that ends by its data, as decoding does.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Program:
     kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
     beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     results: str = "results"
+    turns: int = 1
 
 
 @dataclasses.dataclass
@@ -117,6 +119,7 @@ def analyse(program: Program, chip: Chip) -> tuple[Report, Any]:
         return Report(*known, seconds, limit, memory, beside, _one_line(str(e))), None
     seconds = time.perf_counter() - start
     module = hlo.parse(compiled.as_text())
+    module.assumed_turns = program.turns
     names = [_path(op) for op in module.entry.parameters]
     found = collectives(module, dict(program.mesh.shape), names)
     sent: dict[str, float] = {}

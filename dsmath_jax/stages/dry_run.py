@@ -302,13 +302,14 @@ def _generation_programs(config: ConfigDict, mesh, model, weights, kept) -> Prog
     eos_ids = jax.ShapeDtypeStruct((1,), jnp.int32)
     pairs = samples * float(prompt + c.max_new_tokens)
     yield Program(
-        "decode, one token",
+        "decode",
         sampler._decode_until,
         (graph, sizes[-1], False, weights, started, keys, 1.0, eos_ids),
         mesh,
         Design(weight_gathers=0),
-        runs=turns * c.max_new_tokens,
-        model_flops=forward_flops(model_config, samples, pairs, samples),
+        runs=turns,
+        model_flops=c.max_new_tokens * forward_flops(model_config, samples, pairs, samples),
+        turns=c.max_new_tokens,
         kinds=kinds,
         beside=kept,
     )

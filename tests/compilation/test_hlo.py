@@ -86,10 +86,12 @@ def test_bytes_of_a_loop_are_those_of_its_body():
     assert costs.hbm_bytes(hlo.parse(NESTED)) == 15 * body + scalars
 
 
-def test_a_loop_that_ends_by_its_data_counts_once():
+def test_a_loop_that_ends_by_its_data_counts_as_often_as_assumed():
     module = hlo.parse(NESTED.replace("%ten = s32[] constant(10)", "%ten = s32[] negate(%p)"))
     assert {op.name: t for _, op, t in module.executed()}["y"] == 3
     assert module.unknown_loops == ["loop"]
+    module.assumed_turns = 7
+    assert {op.name: t for _, op, t in module.executed()}["y"] == 3 * 7
 
 
 @pytest.mark.parametrize(
