@@ -22,6 +22,7 @@ from dsmath_jax.compilation.collectives import (
 )
 from dsmath_jax.compilation.roofline import NOTHING, Times, times
 from dsmath_jax.compilation.topologies import captured_stderr
+from dsmath_jax.training.errors import TrainingError
 from dsmath_jax.training.hardware import Chip
 
 # What an argument is, by its path in the program's arguments; the first pattern that is found.
@@ -99,6 +100,9 @@ def analyse(program: Program, chip: Chip) -> tuple[Report, Any]:
 
     Returns:
       (report, the compiled program, or None when it needs more memory than there is).
+
+    Raises:
+      TrainingError: the compiler itself fails.
     """
     beside = _by_kind({}, program.beside.items())
     arguments = _by_kind(program.kinds, _arguments(program))
@@ -113,6 +117,8 @@ def analyse(program: Program, chip: Chip) -> tuple[Report, Any]:
         with jax.set_mesh(program.mesh), captured_stderr() as said:
             compiled = program.function.lower(*program.arguments).compile()
     except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise TrainingError(f"the compiler fails on {program.name}: {_one_line(str(e))}") from e
         temporary, limit = _out_of_memory(str(e), sum(arguments.values()), chip)
         memory = arguments | {"temporary": temporary}
         seconds = time.perf_counter() - start
@@ -232,11 +238,7 @@ def _in_loops(module: hlo.Module, names: list[str]) -> dict[str, float]:
 
 
 def _out_of_memory(message: str, arguments: float, chip: Chip) -> tuple[float, float]:
-    """(bytes needed beside the arguments, bytes that there are), from the compiler's refusal.
-
-    Raises:
-      RuntimeError: it refused for another reason.
-    """
+    """(bytes needed beside the arguments, bytes that there are), from the compiler's refusal."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
     def size(text):
@@ -247,8 +249,6 @@ def _out_of_memory(message: str, arguments: float, chip: Chip) -> tuple[float, f
     pattern = r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)"
     if match := re.search(pattern, message):
         return size(match[1]), min(size(match[2]), chip.memory)
-    if "RESOURCE_EXHAUSTED" not in message:
-        raise RuntimeError(message)
     return 0.0, chip.memory
 
 
