@@ -45,6 +45,9 @@ def _split_logprobs(hidden, head, targets, temperature):
 
     def one_device(hidden, head, targets):
         if "fsdp" in columns:
+            # The barrier keeps the gradient's reduce-scatter apart from its sum over micro-batches:
+            # XLA:TPU (libtpu 0.0.42) fails when it moves the one out of the other's loop.
+            head = jax.lax.optimization_barrier(head)
             head = jax.lax.all_gather(head, "fsdp", axis=0, tiled=True)
         vocab_axis = "tensor" if "tensor" in columns else None
         return token_logprobs(hidden, head, targets, temperature, vocab_axis=vocab_axis)

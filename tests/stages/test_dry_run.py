@@ -100,7 +100,7 @@ def test_what_does_not_fit_says_how_much_is_missing(slice_of_four):
 
 def test_an_update_prints_its_table(tmp_path, capsys):
     config = get_defaults("sft")
-    config.batch_size, config.length, config.mesh.fsdp, config.mesh.data = 8, 128, 2, 2
+    config.batch_size, config.micro_batches, config.length, config.mesh.fsdp = 8, 2, 128, 4
     config.model_changes = ConfigDict({"num_layers": 1})
     config.init.checkpoint = str(tmp_path / "not here")
     out = tmp_path / "run" / "dry_run.json"
@@ -117,7 +117,7 @@ def test_an_update_prints_its_table(tmp_path, capsys):
     ):
         assert text in printed
     record = json.loads(out.read_text())
-    assert record["fits"] and record["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1, "sequence": 1}
+    assert record["fits"] and record["mesh"] == {"data": 1, "fsdp": 4, "tensor": 1, "sequence": 1}
     update = record["programs"][0]
     assert update["name"] == "update" and update["flops"] > update["model_flops"] / 4
     assert 0 < record["mfu"] <= 1
