@@ -13,6 +13,8 @@ from dsmath_jax.models import ModelConfig, Transformer, init_params
 from dsmath_jax.models.attention import causal_attention
 from dsmath_jax.models.sharding import make_mesh, partition_spec
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 LENGTH = 4096
 
 

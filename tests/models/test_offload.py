@@ -9,6 +9,8 @@ from dsmath_jax.models import ModelConfig, Transformer
 from dsmath_jax.models.parameters import param_specs
 from dsmath_jax.models.sharding import batch_sharding, make_mesh, param_sharding
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 CONFIG = ModelConfig(512, 256, 512, 8, 2, 2, 128)
 SHAPE = (8, 1024)
 

@@ -23,6 +23,8 @@ from dsmath_jax.stages.defaults import get_defaults
 from dsmath_jax.stages.dry_run import dry_run, supervised_programs
 from dsmath_jax.training.hardware import CHIPS
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 @pytest.fixture(scope="module")
 def slice_of_four():
