@@ -281,8 +281,8 @@ def _decode_until(graph, end, greedy, params, state, keys, temperature, eos_ids)
             )
             scores = scores / temperature + noise
         token = scores.argmax(axis=-1).astype(jnp.int32)
-        # The head's product is the same expression as above: XLA computes it once.
-        logp = token_logprobs(s.hidden, head, token, temperature)
+        # All logits at once, as above: the same expression, which XLA computes once.
+        logp = token_logprobs(s.hidden, head, token, temperature, chunk=head.shape[1])
         ends = jnp.isin(token, eos_ids) & ~s.stopped
         hidden, cache = model.decode(token, s.step, s.cache)
         at = (0, 0, s.step)
