@@ -41,6 +41,7 @@ def get_config(arg=""):
         c.dtype = "float32"
         c.length = 512
         c.batch_size = 4
+        c.remat = "dots"  # 5% faster than "none": what is written and read costs more than SiLU
         return c
     c.model = f"deepseek_{arg}"
     c.length = 4096

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.stages import hosts
 from dsmath_jax.stages.defaults import STAGES
-from dsmath_jax.training import profile
+from dsmath_jax.training import profile, xla_flags
 from dsmath_jax.training.errors import TrainingError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -119,6 +119,8 @@ def _start(run: Callable[[ConfigDict], None], argv: list[str]) -> None:
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; flags start with --")
     config = _CONFIG.value
+    if config.xla_flags and (unknown := xla_flags.apply()):
+        print(f"XLA flags that are not known here: {', '.join(unknown)}", file=sys.stderr)
     if "dry_run" in flags.FLAGS and flags.FLAGS.dry_run:  # launch/bench.py has no such flag
         _dry_run(config, flags.FLAGS.dry_run)
     if config.distributed:

@@ -20,6 +20,7 @@ def get_defaults(stage: str) -> ConfigDict:
     c.seed = 0
     c.distributed = False  # several hosts: the same command on each (docs/clusters.md)
     c.host_timeout = 100  # seconds without a sign of life of a host until the run ends on all
+    c.xla_flags = True  # the compiler settings of training/xla_flags.py
     c.steps = 100  # optimizer steps (for RL: exploration steps)
     c.batch_size = 16  # rows of `length` tokens (for RL see rl.questions)
     c.length = 256  # tokens of a row; for RL, of the longest prompt with its completion

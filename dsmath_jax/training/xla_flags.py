@@ -1,0 +1,96 @@
+"""Compiler settings by accelerator, in one table, and how they reach the compiler.
+
+They go into the environment before a backend starts: LIBTPU_INIT_ARGS for TPU, XLA_FLAGS for the
+rest. A flag that the user's environment sets already stays as it is; one that the installed
+libraries do not know is left out, for XLA ends a process that names an unknown flag.
+`--config.xla_flags=False` leaves the environment alone. What each brought: docs/speed.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import mmap
+import os
+import pathlib
+import re
+from collections.abc import Iterable, MutableMapping
+from typing import NamedTuple
+
+
+class Setting(NamedTuple):
+    """What an environment variable gets: "--NAME=VALUE" beside what it holds, or, without a name,
+    VALUE if it is not set; why, and what that was seen to do."""
+
+    accelerator: str
+    variable: str
+    name: str
+    value: str
+    reason: str
+    measured: str
+
+
+TABLE = (
+    Setting(
+        "gpu",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION",
+        "",
+        "0.95",
+        "JAX takes 75% of a GPU's memory by default; training has the GPU for itself",
+        "by arithmetic: 7B with AdamW takes 136 of an H200's 150 GB; not measured here",
+    ),
+    Setting(
+        "gpu",
+        "XLA_FLAGS",
+        "xla_gpu_enable_latency_hiding_scheduler",
+        "true",
+        "weights of the next layer are gathered while this one computes; nothing on one GPU",
+        "not measured here",
+    ),
+)
+
+GPU = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
+# Variable -> the packages whose libraries read it, and must know its flags.
+READERS = {"LIBTPU_INIT_ARGS": ("libtpu",), "XLA_FLAGS": ("jaxlib", *GPU)}
+
+
+def apply(environment: MutableMapping[str, str] = os.environ) -> list[str]:
+    """Adds the table's flags to the environment; call it before JAX starts a backend.
+
+    Returns:
+      The flags of this machine's accelerators that its libraries do not know, which are left out.
+    """
+    unknown = []
+    for setting in TABLE:
+        given = environment.get(setting.variable, "")
+        if setting.accelerator == "gpu" and not libraries(GPU):
+            continue
+        if not setting.name:
+            environment.setdefault(setting.variable, setting.value)
+        elif not re.search(rf"--{setting.name}\b", given):
+            files = libraries(READERS[setting.variable])
+            if all(knows(file, setting.name) for file in files):
+                environment[setting.variable] = f"{given} --{setting.name}={setting.value}".strip()
+            else:
+                unknown.append(setting.name)
+    return unknown
+
+
+def libraries(packages: Iterable[str]) -> list[pathlib.Path]:
+    """The largest shared library of each package that is installed: the one with the compiler."""
+    found = []
+    for package in packages:
+        try:
+            spec = importlib.util.find_spec(package)
+        except ModuleNotFoundError:  # of the package around it
+            continue
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            files = sorted(pathlib.Path(folder).glob("*.so"), key=lambda f: f.stat().st_size)
+            found += files[-1:]
+    return found
+
+
+def knows(library: pathlib.Path, flag: str) -> bool:
+    """Whether the compiler in a library has the flag: its name is then among the strings there
+    (tens of milliseconds; to ask the compiler itself would end the process if it has not)."""
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(flag.encode() + b"\0") >= 0
