@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from dsmath_jax.compilation.collectives import Design
 from dsmath_jax.compilation.programs import Program, Report, analyse
+from dsmath_jax.compilation.search import largest_that_fits
 from dsmath_jax.compilation.table import as_json, table, unasked_lines
 from dsmath_jax.compilation.topologies import open_topology
 from dsmath_jax.data.errors import InputError
@@ -359,42 +360,24 @@ def _rows_per_chip(config: ConfigDict, mesh) -> float:
 
 
 def _largest(config, mesh, model_config, reports, chip) -> int | None:
-    """Rows of a micro-batch on each chip, the most that fit in an update: from two compilations, by
-    a straight line, confirmed by another."""
+    """Rows of a micro-batch on each chip, the most that fit in an update."""
     first = next((r for r in reports if r.name == "update"), None)
-    if first is None:
-        return None
     start = int(_rows_per_chip(config, mesh))
+    if first is None or start < 1:
+        return None
 
-    def report(rows: int) -> Report:
+    def needs(rows: int) -> float:
+        if rows == start:
+            return first.peak
         changed = config.copy_and_resolve_references()
         rows *= config.micro_batches * mesh.shape["data"] * mesh.shape["fsdp"]
         if config.stage == "rl":
             changed.rl.questions, changed.rl.group = rows, 1
-            return analyse(rl_update(changed, mesh, model_config), chip)[0]
+            return analyse(rl_update(changed, mesh, model_config), chip)[0].peak
         changed.batch_size = rows
-        return analyse(supervised_update(changed, mesh, model_config), chip)[0]
+        return analyse(supervised_update(changed, mesh, model_config), chip)[0].peak
 
-    known = {start: first}
-    other = 2 * start if first.fits else max(1, start // 2)
-    if other == start:
-        return 0
-    known[other] = report(other)
-    (low, a), (high, b) = sorted(known.items())
-    if not a.fits and low == 1:
-        return 0
-    slope = (b.peak - a.peak) / (high - low)
-    estimate = low + int((first.limit - a.peak) / slope) if slope > 0 else 64 * start
-    estimate = max(1, min(estimate, 64 * start))
-    while estimate not in known or not known[estimate].fits:
-        if estimate not in known:
-            known[estimate] = report(estimate)
-        if known[estimate].fits:
-            break
-        estimate -= max(1, estimate // 16)
-        if estimate < 1:
-            return 0
-    return max(rows for rows, r in known.items() if r.fits)
+    return largest_that_fits(needs, first.limit, start)
 
 
 def _summary(config, reports, seconds, work, chip, devices, largest) -> list[str]:
