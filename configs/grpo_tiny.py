@@ -44,5 +44,6 @@ def get_config(arg=""):
     c.optimizer.learning_rate = 5e-4
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 5
+    c.optimizer.eps = 1e-6  # else rounding errors become full steps where all rewards are equal
     c.eval.every = 20
     return with_argument(c, arg)
