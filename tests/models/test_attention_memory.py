@@ -13,8 +13,6 @@ from dsmath_jax.models import ModelConfig, Transformer, init_params
 from dsmath_jax.models.attention import causal_attention
 from dsmath_jax.models.sharding import make_mesh, partition_spec
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 LENGTH = 4096
 
 
@@ -90,6 +88,7 @@ def test_splash_on_tpu_has_no_array_of_length_by_length(sequence):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.parametrize("name", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
 @pytest.mark.parametrize(
     "head_dim, dtype", [(64, jnp.bfloat16), (128, jnp.bfloat16), (128, jnp.float32)]
