@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -59,5 +60,24 @@ def launch():
         if check:
             assert process.returncode == 0, process.stderr[-3000:]
         return process
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_on():
+    """run_on(8, program, *arguments) runs Python text on so many simulated devices; gives what its
+    last line says, as JSON."""
+
+    def run(devices: int, program: str, *arguments: str):
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+            "--xla_backend_optimization_level=0",  # compiles in half the time
+        }
+        command = [sys.executable, "-c", program, *arguments]
+        process = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert process.returncode == 0, process.stderr[-3000:]
+        return json.loads(process.stdout.splitlines()[-1])
 
     return run

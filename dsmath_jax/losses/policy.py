@@ -67,21 +67,34 @@ def grpo_loss(
             f"{logp.shape}, {mask.shape}, {advantages.shape}"
         )
     on = mask > 0
-    log_ratio = jnp.where(on, logp - jax.lax.stop_gradient(old_logp), 0.0)
-    ratio = jnp.exp(log_ratio)
-    clipped = jnp.clip(ratio, 1 - clip_low, 1 + (clip_low if clip_high is None else clip_high))
-    advantages = jax.lax.stop_gradient(jnp.broadcast_to(advantages, logp.shape))
-    surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
+    advantages = jnp.broadcast_to(advantages, logp.shape)
+    surrogate, measures = clipped_surrogate(logp, old_logp, advantages, mask, clip_low, clip_high)
     kl = kl_estimate(jnp.where(on, logp, 0.0), jnp.where(on, ref_logp, 0.0), "k3")
     loss = sum_and_count(kl_coef * kl - surrogate, mask, aggregation)
-    metrics = {"loss": loss}
+    measures["kl"] = sum_and_count(jax.lax.stop_gradient(kl), mask, "token_mean")
+    return mean(loss), {"loss": loss} | measures
+
+
+def clipped_surrogate(
+    logp: jax.Array,
+    old_logp: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array,
+    clip_low: float,
+    clip_high: float | None,
+) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
+    """min(ratio A, clip(ratio) A) of each token, common to GRPO and PPO; and (sum, count) pairs:
+    clip_fraction, entropy, ratio. All arrays are [batch, length]; see `grpo_loss`."""
+    ratio = jnp.exp(jnp.where(mask > 0, logp - jax.lax.stop_gradient(old_logp), 0.0))
+    clipped = jnp.clip(ratio, 1 - clip_low, 1 + (clip_low if clip_high is None else clip_high))
+    advantages = jax.lax.stop_gradient(advantages)
     per_token = {
-        "kl": kl,
         "clip_fraction": clipped * advantages < ratio * advantages,
         "entropy": -logp,
         "ratio": ratio,
     }
-    for name, values in per_token.items():
-        values = jax.lax.stop_gradient(values).astype(jnp.float32)
-        metrics[name] = sum_and_count(values, mask, "token_mean")
-    return mean(loss), metrics
+    measures = {
+        name: sum_and_count(jax.lax.stop_gradient(values).astype(jnp.float32), mask, "token_mean")
+        for name, values in per_token.items()
+    }
+    return jnp.minimum(ratio * advantages, clipped * advantages), measures

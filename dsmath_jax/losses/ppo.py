@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dsmath_jax.losses.aggregation import mean, sum_and_count
+from dsmath_jax.losses.policy import clipped_surrogate
 
 
 def gae(
@@ -82,21 +83,9 @@ def ppo_loss(
             "logp, old_logp, advantages and mask must all be [batch, length]; got "
             f"{logp.shape}, {old_logp.shape}, {advantages.shape}, {mask.shape}"
         )
-    ratio = jnp.exp(jnp.where(mask > 0, logp - jax.lax.stop_gradient(old_logp), 0.0))
-    clipped = jnp.clip(ratio, 1 - clip_low, 1 + (clip_low if clip_high is None else clip_high))
-    advantages = jax.lax.stop_gradient(advantages)
-    surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
+    surrogate, measures = clipped_surrogate(logp, old_logp, advantages, mask, clip_low, clip_high)
     loss = sum_and_count(-surrogate, mask, aggregation)
-    metrics = {"loss": loss}
-    per_token = {
-        "clip_fraction": clipped * advantages < ratio * advantages,
-        "entropy": -logp,
-        "ratio": ratio,
-    }
-    for name, values in per_token.items():
-        values = jax.lax.stop_gradient(values).astype(jnp.float32)
-        metrics[name] = sum_and_count(values, mask, "token_mean")
-    return mean(loss), metrics
+    return mean(loss), {"loss": loss} | measures
 
 
 def value_loss(

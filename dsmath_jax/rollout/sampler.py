@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,8 @@ from jax.experimental import multihost_utils
 from dsmath_jax.losses import token_logprobs
 from dsmath_jax.models.sharding import batch_sharding
 from dsmath_jax.models.transformer import KVCache, Transformer, logits
+
+SEGMENT = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Sampler:
         *,
         max_rows: int = 256,
         prompt_bucket: int = 32,
-        segment: int = 32,
+        segment: int = SEGMENT,
         mesh: jax.sharding.Mesh | None = None,
     ):
         self.graph, params = nnx.split(model)
@@ -187,9 +189,9 @@ class Sampler:
     ):
         keys = _sample_keys(*map(jnp.uint32, seed), examples, group)
         state = _prefill(self.graph, params, tokens, lengths, group, max_new)
-        end = 0
-        while end < max_new and not bool(state.stopped.all()):
-            end = min(max(2 * end, self.segment), max_new)
+        for end in cache_lengths(max_new, self.segment):
+            if bool(state.stopped.all()):
+                break
             cache = _grow(state.cache, end)
             state = _decode_until(
                 self.graph,
@@ -205,6 +207,15 @@ class Sampler:
         if jax.process_count() > 1:
             return multihost_utils.process_allgather(result, tiled=True)
         return jax.device_get(result)
+
+
+def cache_lengths(max_new: int, segment: int = SEGMENT) -> Iterator[int]:
+    """Room for new tokens, as the cache gets it: segment, twice as many, and so on to max_new."""
+    end = min(segment, max_new)
+    yield end
+    while end < max_new:
+        end = min(2 * end, max_new)
+        yield end
 
 
 @functools.partial(jax.jit, static_argnums=(3,))

@@ -22,7 +22,8 @@ from ml_collections import ConfigDict
 from dsmath_jax.compilation.collectives import Design
 from dsmath_jax.compilation.programs import Program, Report, analyse
 from dsmath_jax.compilation.search import largest_that_fits
-from dsmath_jax.compilation.table import as_json, table, unasked_lines
+from dsmath_jax.compilation.summary import summary
+from dsmath_jax.compilation.table import as_json, table
 from dsmath_jax.compilation.topologies import open_topology
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.models.config import ModelConfig
@@ -74,8 +75,8 @@ def dry_run(
     )
     seconds = sum(r.runs * r.times.predicted for r in reports)
     work = sum(r.runs * r.model_flops for r in reports)
-    summary = _summary(config, reports, seconds, work, chip, len(devices), search)
-    print(table(title, reports, chip, len(devices)), *summary, sep="\n", flush=True)
+    lines = summary(config, reports, seconds, work, chip, len(devices), search)
+    print(table(title, reports, chip, len(devices)), *lines, sep="\n", flush=True)
     if out is not None:
         record = {
             "topology": topology,
@@ -280,7 +281,7 @@ def _generation_programs(config: ConfigDict, mesh, model, weights, kept) -> Prog
     if compiled is None:
         return
     started = _outputs(compiled)
-    sizes = _cache_sizes(c.max_new_tokens)
+    sizes = list(sampler.cache_lengths(c.max_new_tokens))
     cache = started.cache
     for size in sizes[:-1]:
         with jax.set_mesh(mesh):
@@ -329,14 +330,6 @@ def _outputs(compiled: Any) -> Any:
     )
 
 
-def _cache_sizes(max_new: int, first: int = 32) -> list[int]:
-    """Lengths of the cache, as the sampler grows it."""
-    sizes = [min(first, max_new)]
-    while sizes[-1] < max_new:
-        sizes.append(min(2 * sizes[-1], max_new))
-    return sizes
-
-
 def _tokens_and_pairs(rows: int, length: int) -> tuple[float, float]:
     """Of rows that are one segment each: packed ones need less."""
     return float(rows * length), rows * causal_pairs([length])
@@ -353,7 +346,7 @@ def _array(mesh, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh, shape))
 
 
-# ---- What to say about them ---------------------------------------------------------------------
+# ---- The largest batch --------------------------------------------------------------------------
 def _rows_per_chip(config: ConfigDict, mesh) -> float:
     rows = config.rl.questions * config.rl.group if config.stage == "rl" else config.batch_size
     return rows / (config.micro_batches * mesh.shape["data"] * mesh.shape["fsdp"])
@@ -378,63 +371,3 @@ def _largest(config, mesh, model_config, reports, chip) -> int | None:
         return analyse(supervised_update(changed, mesh, model_config), chip)[0].peak
 
     return largest_that_fits(needs, first.limit, start)
-
-
-def _summary(config, reports, seconds, work, chip, devices, largest) -> list[str]:
-    lines = [""]
-    if all(not r.error for r in reports) and seconds:
-        share = work / (seconds * devices * chip.flops)
-        lines.append(
-            f"predicted step: {seconds:.3f} s at least, MFU {share:.1%} at most (peak FLOP/s, "
-            "memory and links at their makers' figures, overlapping perfectly)"
-        )
-    if largest is not None:
-        lines.append(_largest_line(config, largest))
-    named = unasked_lines(reports)
-    if named:
-        lines.append("transfers that the design does not explain:")
-    elif not any(r.error for r in reports):
-        lines.append("every transfer is one that the design explains")
-    lines += named
-    too_large = sorted((r for r in reports if not r.fits), key=lambda r: r.peak, reverse=True)
-    if too_large:
-        lines.append(_advice(config, too_large[0]))
-    if len(too_large) > 1:
-        lines.append(f"nor do {', '.join(r.name for r in too_large[1:])}")
-    return lines
-
-
-def _largest_line(config: ConfigDict, largest: int) -> str:
-    if not largest:
-        return "largest micro-batch of an update: not one row a chip fits"
-    return f"largest micro-batch of an update: {largest} rows of {config.length} tokens a chip"
-
-
-def _advice(config: ConfigDict, report: Report) -> str:
-    """Which kind of memory is the largest, and what makes it smaller."""
-    everything = dict(report.memory)
-    for kind, size in report.beside.items():
-        everything[kind] = everything.get(kind, 0.0) + size
-    kind = max(everything, key=lambda k: everything[k])
-    size = everything[kind] / 2**30
-    if kind == "KV cache":
-        change = (
-            f"lower config.rl.max_rows (now {config.rl.max_rows}) or config.rl.max_new_tokens "
-            f"(now {config.rl.max_new_tokens})"
-        )
-    elif kind in ("temporary", "activations", "batch"):
-        changes = [f"raise config.micro_batches (now {config.micro_batches})"]
-        if config.remat != "full":
-            changes.append(f'set config.remat to "full" (now "{config.remat}")')
-        changes.append("take more chips, or split rows with config.mesh.sequence")
-        change = ", or ".join(changes)
-    else:
-        change = (
-            f"split it over more chips: a larger slice, or config.mesh.fsdp (now "
-            f"{config.mesh.fsdp}) in place of config.mesh.data (now {config.mesh.data})"
-        )
-    over = (report.peak - report.limit) / 2**30
-    return (
-        f"{report.name} does not fit: {over:.2f} GiB too much. The largest part is {kind}, "
-        f"{size:.2f} GiB: {change}"
-    )

@@ -1,9 +1,6 @@
 """The mesh, its rules, and a model split over eight (simulated) devices."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -77,20 +74,8 @@ print(json.dumps(report))
 
 
 @pytest.fixture(scope="module")
-def on_eight_devices():
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_backend_optimization_level=0",  # compiles in half the time
-    }
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(MESHES)],
-        capture_output=True,
-        text=True,
-        env=env,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout.splitlines()[-1])
+def on_eight_devices(run_on):
+    return run_on(8, PROGRAM, json.dumps(MESHES))
 
 
 @pytest.mark.parametrize("name", MESHES)

@@ -1,9 +1,6 @@
 """Every mesh shape gives the loss and the gradient of one device; states move between meshes."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -99,20 +96,8 @@ print(json.dumps(report))
 """
 
 
-def run_on(devices, program, *arguments):
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0",  # compiles in half the time
-    }
-    command = [sys.executable, "-c", program, *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
-def differences():
+def differences(run_on):
     return run_on(16, PROGRAM, json.dumps(MESHES), json.dumps(LOSSES))
 
 
@@ -181,7 +166,7 @@ print(json.dumps(report))
 """
 
 
-def test_a_state_moves_between_meshes_and_weights_to_the_generation_layout(tmp_path):
+def test_a_state_moves_between_meshes_and_weights_to_the_generation_layout(tmp_path, run_on):
     report = run_on(8, MOVING, str(tmp_path))
     assert report["same"] and report["layout"] and report["weights"]
     assert report["wq"] == [[2, 32, 32], [2, 32, 16]]  # whole but for its heads
