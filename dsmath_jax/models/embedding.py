@@ -23,7 +23,7 @@ def embed_tokens(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
         return table[tokens].astype(dtype)
     table_spec = partition_spec(("vocab", "embed"), table.shape, mesh)
     rows = partition_spec(("batch", "length"), tokens.shape, mesh)
-    rows_split = bool(rows) and rows[0] is not None and mesh.shape["fsdp"] > 1
+    rows_split = bool(rows) and "fsdp" in (rows[0] or ()) and mesh.shape["fsdp"] > 1
 
     def one_device(table, tokens):
         columns_split = "fsdp" in table_spec

@@ -58,11 +58,11 @@ def param_specs(c: ModelConfig) -> dict:
         "wq": matrix(c.hidden_size, q_size, ("embed", "heads"), "self_attn.q_proj"),
         "wk": matrix(c.hidden_size, kv_size, ("embed", "kv_heads"), "self_attn.k_proj"),
         "wv": matrix(c.hidden_size, kv_size, ("embed", "kv_heads"), "self_attn.v_proj"),
-        "wo": matrix(q_size, c.hidden_size, ("heads", "embed"), "self_attn.o_proj"),
+        "wo": matrix(q_size, c.hidden_size, ("heads_in", "hidden"), "self_attn.o_proj"),
         "mlp_norm": vector(c.hidden_size, "norm", "post_attention_layernorm.weight", "ones"),
         "w_gate": matrix(c.hidden_size, c.intermediate_size, ("embed", "mlp"), "mlp.gate_proj"),
         "w_up": matrix(c.hidden_size, c.intermediate_size, ("embed", "mlp"), "mlp.up_proj"),
-        "w_down": matrix(c.intermediate_size, c.hidden_size, ("mlp", "embed"), "mlp.down_proj"),
+        "w_down": matrix(c.intermediate_size, c.hidden_size, ("mlp_in", "hidden"), "mlp.down_proj"),
     }
     if c.qkv_bias:
         layers |= {

@@ -22,6 +22,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
+    "heads_in": ("tensor", "fsdp"),  # of wo and w_down: their gradients are [in, out] products over
+    "mlp_in": ("tensor", "fsdp"),  # the rows, which TPUs scatter well by the first dimension alone
     "norm": None,
     # activations
     "batch": ("data", "fsdp"),
@@ -76,13 +78,14 @@ def rearrange(mesh: Mesh, data: int = -1, tensor: int = 1) -> Mesh:
 def partition_spec(
     axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
-    """Where each dimension goes; one that its mesh axes do not divide stays whole."""
+    """Where each dimension goes: split by as many of its mesh axes, in order, as divide it."""
     parts = []
     for axis, size in zip(axes, shape, strict=True):
-        rule = RULES[axis]
-        names = (rule,) if isinstance(rule, str) else rule or ()
-        ways = math.prod(mesh.shape[n] for n in names)
-        parts.append(rule if ways > 1 and size % ways == 0 else None)
+        rule = RULES[axis] or ()
+        names = (rule,) if isinstance(rule, str) else rule
+        while size % (ways := math.prod(mesh.shape[n] for n in names)):
+            names = names[:-1]
+        parts.append(None if ways == 1 else names[0] if len(names) == 1 else names)
     while parts and parts[-1] is None:  # as compiled functions write their results' layouts
         parts.pop()
     return PartitionSpec(*parts)

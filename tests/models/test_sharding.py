@@ -1,5 +1,6 @@
 """The mesh, its rules, and a model split over eight (simulated) devices."""
 
+import itertools
 import json
 
 import jax
@@ -128,7 +129,15 @@ def test_7b_is_split_over_64_chips_but_for_its_norms():
     for name, spec in flat_specs(preset("deepseek_7b")).items():
         parts = partition_spec(spec.axes, spec.shape, mesh)
         if "norm" not in name:
-            assert {"fsdp", "tensor"} == {p for p in parts if p}, name
+            named = [p if isinstance(p, tuple) else (p,) for p in parts if p]
+            assert sorted(itertools.chain(*named)) == ["fsdp", "tensor"], name
+
+
+def test_a_dimension_is_split_as_far_as_it_divides():
+    mesh = fake_mesh(fsdp=32, tensor=2)
+    assert partition_spec(("mlp_in",), (128,), mesh) == PartitionSpec(("tensor", "fsdp"))
+    assert partition_spec(("mlp_in",), (96,), mesh) == PartitionSpec("tensor")
+    assert partition_spec(("mlp_in",), (97,), mesh) == PartitionSpec()
 
 
 def test_shardings_have_the_structure_of_the_parameters():
