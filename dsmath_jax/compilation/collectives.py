@@ -257,7 +257,7 @@ class _Origin:
         self.callers: dict[str, tuple[Computation, Op]] = {}
         for where in module.computations.values():
             for op in where.ops.values():
-                if op.opcode in ("while", "fusion", "call", "async-start"):
+                if op.opcode in ("while", "fusion", "call", "call-start", "async-start"):
                     for attribute in ("body", "calls", "to_apply"):
                         self.callers[op.called(attribute)] = (where, op)
 
@@ -298,11 +298,15 @@ class _Origin:
             return [(where, op.operands[0], index if op.opcode == "optimization-barrier" else 0)]
         if op.opcode == "dynamic-update-slice":
             return [(where, op.operands[1], 0)]
-        inner = self.module.inside(op)
+        if op.opcode in ("call-done", "async-done"):
+            op = where.ops[op.operands[0]]
+        inner = self.module.inside(op) or self.module.called(op)
         if inner is not None:
             return [(inner, inner.root.name, index)]
-        if op.opcode == "custom-call" and len(op.operands) == 1:
-            return [(where, op.operands[0], 0)]
+        if op.opcode == "custom-call" and (
+            len(op.operands) == 1 or "ConcatBitcast" in op.attributes
+        ):
+            return [(where, name, 0) for name in op.operands]
         return []
 
 

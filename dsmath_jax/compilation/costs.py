@@ -13,7 +13,15 @@ from dsmath_jax.compilation.hlo import Array, Computation, Module, Op
 
 FREE = {
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional"),
-    *("call", "after-all", "partition-id", "replica-id", "iota", "optimization-barrier"),
+    *(
+        "call",
+        "call-start",
+        "after-all",
+        "partition-id",
+        "replica-id",
+        "iota",
+        "optimization-barrier",
+    ),
     *("async-start", "async-done", "async-update", "domain", "add-dependency"),
 }
 # Of splash attention's kernels, by a part of their names: matrix products [queries, keys] x head.

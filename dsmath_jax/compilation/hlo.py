@@ -125,14 +125,18 @@ class Module:
             elif op.opcode == "conditional":
                 for name in self.branches(op):
                     yield from self._executed(self.computations[name], times)
-            elif op.opcode in ("call", "async-start"):
-                name = op.called("to_apply") or op.called("calls")
-                if name:
-                    yield from self._executed(self.computations[name], times)
+            elif (called := self.called(op)) is not None:
+                yield from self._executed(called, times)
 
     def inside(self, op: Op) -> Computation | None:
         """The computation of a fusion."""
         return self.computations[op.called("calls")] if op.opcode == "fusion" else None
+
+    def called(self, op: Op) -> Computation | None:
+        """The computation of a call, also of one beside the rest (on TPU7x's SparseCores)."""
+        if op.opcode not in ("call", "call-start", "async-start"):
+            return None
+        return self.computations.get(op.called("to_apply") or op.called("calls"))
 
     def branches(self, op: Op) -> list[str]:
         match = re.search(r"branch_computations=\{([^}]*)\}", op.attributes)
@@ -246,6 +250,7 @@ def _short(path: str) -> str:
 
 # ---- Parsing ------------------------------------------------------------------------------------
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_END = re.compile(r'^\}(, execution_thread="\w+")?\s*$')
 _OP = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"([a-z][a-z0-9]*)\[([^\]]*)\](?:\{([^}]*)\})?")
 
@@ -260,7 +265,7 @@ def parse(text: str) -> Module:
     entry, current = None, None
     op = None
     for line in text.splitlines():
-        if line.rstrip() == "}":
+        if _END.match(line):
             current = None
         elif current is None:
             if match := _HEAD.match(line):

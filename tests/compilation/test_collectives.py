@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dsmath_jax.compilation import hlo
+from dsmath_jax.compilation import costs, hlo
 from dsmath_jax.compilation.collectives import Design, collectives, unasked
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1, "sequence": 1}
@@ -212,3 +212,43 @@ ENTRY %main (a: f32[512,256]) -> f32[1024,256] {{
 }}
 """
     assert len(find(text, mesh={"data": 2, "fsdp": 2, "tensor": 1, "sequence": 1})) == 1
+
+
+# TPU7x gives a gather to its SparseCores: a call that starts, in a computation of another thread,
+# and beside it a copy; what is gathered comes from an argument through slices put together.
+SPARSE_CORES = """HloModule sparse
+
+%gathers (p: bf16[1024,256], t: token[]) -> bf16[4096,256] {
+  %t = token[] parameter(1)
+  %p = bf16[1024,256]{1,0} parameter(0)
+  ROOT %gather = bf16[4096,256]{1,0} all-gather(%p), replica_groups=[2,4]<=[8], dimensions={0}
+}, execution_thread="sparsecore"
+
+%copies (p.1: bf16[4096,256]) -> bf16[4096,256] {
+  %p.1 = bf16[4096,256]{1,0} parameter(0)
+  ROOT %copy = bf16[4096,256]{0,1} copy(%p.1)
+}, execution_thread="sparsecore"
+
+ENTRY %main (w: bf16[1024,256]) -> bf16[4096,256] {
+  %w.1 = bf16[1024,256]{1,0} parameter(0)
+  %upper = bf16[512,256]{1,0:S(1)} slice(%w.1), slice={[0:512], [0:256]}
+  %lower = bf16[512,256]{1,0:S(1)} slice(%w.1), slice={[512:1024], [0:256]}
+  %w.2 = bf16[1024,256]{1,0:S(1)} custom-call(%upper, %lower), custom_call_target="ConcatBitcast"
+  %ready = token[] custom-call(), custom_call_target="PrepareAsyncCallDone"
+  %start = ((bf16[1024,256], token[]), bf16[4096,256]) call-start(%w.2, %ready), to_apply=%gathers
+  %whole = bf16[4096,256]{1,0} call-done(%start)
+  %start.1 = ((bf16[4096,256]), bf16[4096,256]) call-start(%whole), to_apply=%copies
+  %turned = bf16[4096,256]{0,1} call-done(%start.1)
+  ROOT %again = bf16[4,4096,256]{0,1} all-gather(%turned), replica_groups=[2,4]<=[8], dimensions={0}
+}
+"""
+
+
+def test_what_sparse_cores_send_counts_once():
+    gather, again = find(SPARSE_CORES)
+    assert (gather.kind, gather.axes, gather.times) == ("all-gather", ("fsdp",), 1)
+    assert gather.sent == 4096 * 256 * 2 * 3 / 4
+    assert gather.data == again.data == ("state.params['w']",)
+    part, whole = 1024 * 256 * 2, 4096 * 256 * 2
+    slices, gathers, copies, last = part, part + whole, 2 * whole, 5 * whole
+    assert costs.hbm_bytes(hlo.parse(SPARSE_CORES)) == slices + gathers + copies + last

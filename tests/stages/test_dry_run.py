@@ -170,6 +170,20 @@ def test_all_of_rl_and_what_grpo_saves(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_update_on_sparse_cores(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_EXEC_TIME_OPTIMIZATION_EFFORT", "0.0")  # libtpu 0.0.42 fails with less
+    config = get_defaults("sft")
+    config.batch_size, config.length, config.mesh.fsdp = 8, 512, 8
+    config.model_changes = ConfigDict({"num_layers": 2, "hidden_size": 1024, "vocab_size": 8192})
+    out = tmp_path / "dry_run.json"
+    assert dry_run(config, "tpu7x:2x2x1", out, largest=False)
+    update = json.loads(out.read_text())["programs"][0]
+    assert update["unasked"] == []
+    assert update["sent"]["all-gather"] > 0 and update["sent"]["reduce-scatter"] > 0
+    assert update["flops"] > update["model_flops"] / 8
+
+
+@pytest.mark.slow
 def test_the_largest_batch_fits(monkeypatch, tmp_path):
     monkeypatch.setitem(CHIPS, "v5e", dataclasses.replace(CHIPS["v5e"], memory=2.0**27))
     config = get_defaults("sft")
