@@ -7,10 +7,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+# Most of a test's time is compilation, and the least optimised code compiles in half of it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
+
+
+def cpu_devices(count: int) -> dict[str, str]:
+    """The environment of a process with so many simulated devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+    return dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,15 +54,11 @@ def launch():
     """launch("train.py", *flags, devices=1) runs a command of launch/; gives the ended process."""
 
     def run(script: str, *flags: str, devices: int = 1, check: bool = False, timeout: int = 300):
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        }
         process = subprocess.run(
             [sys.executable, str(REPO / "launch" / script), *map(str, flags)],
             capture_output=True,
             text=True,
-            env=environment,
+            env=cpu_devices(devices),
             cwd=REPO,
             timeout=timeout,
         )
@@ -70,13 +75,9 @@ def run_on():
     last line says, as JSON."""
 
     def run(devices: int, program: str, *arguments: str):
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-            "--xla_backend_optimization_level=0",  # compiles in half the time
-        }
         command = [sys.executable, "-c", program, *arguments]
-        process = subprocess.run(command, capture_output=True, text=True, env=environment)
+        env = cpu_devices(devices)
+        process = subprocess.run(command, capture_output=True, text=True, env=env)
         assert process.returncode == 0, process.stderr[-3000:]
         return json.loads(process.stdout.splitlines()[-1])
 

@@ -20,6 +20,7 @@ from dsmath_jax.models.hf_files import open_hf
 from dsmath_jax.models.new_directory import new_directory
 from dsmath_jax.models.parameters import param_specs
 from dsmath_jax.models.safetensors_io import SafetensorsWriter, read_safetensors
+from tests.conftest import cpu_devices
 
 LLAMA = ModelConfig(
     vocab_size=64,
@@ -379,11 +380,10 @@ def test_what_a_killed_process_left_is_replaced_and_a_running_one_is_not(tmp_pat
 
 
 def run_python(code, *args, devices=8):
-    env = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
     here = str(pathlib.Path(__file__).parent)
     return subprocess.Popen(
-        command, env=env | {"PYTHONPATH": here}, stdout=subprocess.PIPE, text=True
+        command, env=cpu_devices(devices) | {"PYTHONPATH": here}, stdout=subprocess.PIPE, text=True
     )
 
 

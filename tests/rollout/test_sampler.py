@@ -1,6 +1,5 @@
 """Sampling: right tokens and log-probs, endings, and draws that depend on nothing around them."""
 
-import os
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ from scipy.stats import chisquare
 
 from dsmath_jax.models import Transformer, preset
 from dsmath_jax.rollout import Sampler
+from tests.conftest import cpu_devices
 
 CONFIG = preset(
     "tiny", vocab_size=29, num_layers=2, hidden_size=32, intermediate_size=48, num_kv_heads=2,
@@ -178,11 +178,7 @@ for questions, group, mesh in ((8, 3, {}), (3, 8, {}), (2, 4, {"data": 2})):
 
 
 def test_samples_and_their_cache_are_spread_over_devices():
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
     process = subprocess.run(
-        [sys.executable, "-c", SPREAD], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", SPREAD], env=cpu_devices(8), capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr[-2000:]

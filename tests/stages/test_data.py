@@ -1,7 +1,6 @@
 """Data as stages see it: a mixture's tokens and losses by source, and rows by process."""
 
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import sys
 import pytest
 
 from dsmath_jax.data.word_problems import generate
-from tests.conftest import REPO
+from tests.conftest import REPO, cpu_devices
 
 CONFIG = """
 import json
@@ -121,10 +120,9 @@ print(read)
 
 
 def test_each_process_reads_the_rows_of_its_devices():
-    flags = "--xla_force_host_platform_device_count=8"
     process = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env=cpu_devices(8),
         cwd=REPO,
         capture_output=True,
         text=True,

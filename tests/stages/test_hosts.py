@@ -1,6 +1,5 @@
 """Two processes with four devices each, on one machine, are one run, as one process with eight."""
 
-import os
 import pathlib
 import re
 import signal
@@ -12,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import REPO
+from tests.conftest import REPO, cpu_devices
 from tests.stages.test_resume import assert_same_run, damage_last_checkpoint, history, saved_steps
 
 pytestmark = pytest.mark.slow
@@ -56,9 +55,7 @@ class Run:
         self.logs = [workdir.with_name(f"{workdir.name}.log{i}") for i in range(hosts)]
         self.processes = []
         for i in range(hosts):
-            environment = os.environ | {
-                "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            environment = cpu_devices(devices) | {
                 "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
                 "JAX_NUM_PROCESSES": str(hosts),
                 "JAX_PROCESS_ID": str(i),
