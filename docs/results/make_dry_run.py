@@ -72,6 +72,7 @@ def settings(model: str, stage: str, chip: str, chips: int) -> list[str]:
         tensor = 1
         while gigabytes / tensor > GIB[chip] / 8 and tensor < min(devices, 8):
             tensor *= 2
+        tensor = max(tensor, devices // 64)  # the samples of a question split over at most 64
         # Keys and values of a sample's 1024 new tokens: a quarter of the memory for them.
         a_sample = 0.5 if model == "7b" else 0.2
         fit = int(GIB[chip] / 4 * devices / a_sample)

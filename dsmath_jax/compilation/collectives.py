@@ -358,6 +358,7 @@ def unasked(found: list[Collective], design: Design, sizes: Mapping[str, float])
     """
     result = []
     gathered: dict[str, float] = {}
+    rounded: dict[str, float] = {}  # a ring in both directions may bring some shards twice
     for c in found:
         if c.ways <= 1 or max((a.bytes for a in c.arrays), default=0) < SMALL or design.reshards:
             continue
@@ -370,9 +371,10 @@ def unasked(found: list[Collective], design: Design, sizes: Mapping[str, float])
                 # What a ring brings a chip is what the others have.
                 whole = array.bytes * c.times * (c.ways / (c.ways - 1) if c.ring else 1)
                 gathered[name] = gathered.get(name, 0.0) + whole
+                rounded[name] = max(rounded.get(name, 0.0), 2 / c.ways if c.ring else 0.0)
     for name, moved in gathered.items():
         turns = moved / max(sizes.get(name, 1), 1)
-        if turns > design.weight_gathers * 1.1:
+        if turns > design.weight_gathers * (1.1 + rounded[name]):
             biggest = max((c for c in found if name in c.data), key=lambda c: c.sent)
             text = (
                 f"{name} is gathered {turns:.1f} times, by design at most {design.weight_gathers:g}"

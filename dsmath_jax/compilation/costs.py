@@ -149,7 +149,7 @@ def _op_bytes(module: Module, where: Computation, op: Op) -> float:
         arrays = where.ops[name].arrays
         if not arrays or arrays[0].space:
             continue
-        total += _read_of(inner, parameter, arrays)
+        total += _read_of(module, inner, parameter, arrays)
     root = inner.root
     results = [inner.ops[n] for n in root.operands] if root.opcode == "tuple" else [root]
     for array, result in zip(op.arrays, results, strict=False):
@@ -171,19 +171,26 @@ def _updated(where: Computation, op: Op, array: Array) -> float:
     return _in_hbm(update.arrays) + (0 if array.space else update.bytes)
 
 
-def _read_of(inner: Computation, parameter: Op, arrays) -> float:
-    """What a fusion reads of an operand: the slices alone where it only slices it, nothing where it
-    writes into it in place."""
+def _read_of(module: Module, inner: Computation, parameter: Op, arrays) -> float:
+    """What a fusion reads of an operand: the slices alone where it only slices it (maybe in a
+    fusion inside it), nothing where it writes into it in place."""
+    whole = _in_hbm(arrays)
     total, pending = 0.0, [parameter]
     while pending:
-        for user in inner.users[pending.pop().name]:
+        op = pending.pop()
+        for user in inner.users[op.name]:
             first = inner.ops[user.operands[0]]
+            nested = module.inside(user)
             if user.opcode == "bitcast":
                 pending.append(user)
             elif user.opcode in ("dynamic-slice", "slice", "gather"):
                 total += user.bytes
             elif user.opcode == "dynamic-update-slice" and first.arrays == arrays:
                 continue
+            elif nested is not None:
+                for name, each in zip(user.operands, nested.parameters, strict=True):
+                    if name == op.name:
+                        total += _read_of(module, nested, each, arrays)
             else:
-                return _in_hbm(arrays)
-    return min(total, _in_hbm(arrays))
+                return whole
+    return min(total, whole)

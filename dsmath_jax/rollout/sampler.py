@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
+from jax.sharding import AbstractMesh, Mesh
 
 from dsmath_jax.losses import token_logprobs
 from dsmath_jax.models.sharding import batch_sharding
@@ -81,7 +82,7 @@ class Sampler:
         max_rows: int = 256,
         prompt_bucket: int = 32,
         segment: int = SEGMENT,
-        mesh: jax.sharding.Mesh | None = None,
+        mesh: Mesh | None = None,
     ):
         self.graph, params = nnx.split(model)
         self.params = nnx.to_pure_dict(params)
@@ -141,7 +142,7 @@ class Sampler:
                     f"exceeds the model's context of {self.context}"
                 )
         pad = self.tokenizer.pad_id if self.tokenizer is not None else 0
-        at_once = max(1, min(len(ids), self.max_rows // samples_per_prompt))
+        at_once = questions_at_once(len(ids), samples_per_prompt, self.max_rows, self.mesh)
         length = -(-max(map(len, ids)) // self.prompt_bucket) * self.prompt_bucket
         out = []
         for start in range(0, len(ids), at_once):
@@ -209,6 +210,15 @@ class Sampler:
         return jax.device_get(result)
 
 
+def questions_at_once(count: int, group: int, max_rows: int, mesh: Mesh | None) -> int:
+    """How many of `count` questions are decoded together: as `max_rows` samples allow, and more
+    where else the mesh could not split them (what is too much is decoded and dropped)."""
+    at_once = max(1, min(count, max_rows // group))
+    if mesh is not None and _split(at_once, group, mesh) is None:
+        at_once += -at_once % (mesh.shape["data"] * mesh.shape["fsdp"])
+    return at_once
+
+
 def cache_lengths(max_new: int, segment: int = SEGMENT) -> Iterator[int]:
     """Room for new tokens, as the cache gets it: segment, twice as many, and so on to max_new."""
     end = min(segment, max_new)
@@ -250,17 +260,24 @@ def _spread(x, at: int = 0, heads: int | None = None):
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
+    axes = _split(x.shape[at], x.shape[at + 1], mesh)
+    if axes is None:
+        return x
+    parts: list = [None] * x.ndim
+    parts[at : at + 2] = [some or None for some in axes]
+    if heads is not None and x.shape[heads] % mesh.shape["tensor"] == 0:
+        parts[heads] = "tensor"
+    return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(*parts))
+
+
+def _split(questions: int, group: int, mesh: Mesh | AbstractMesh):
+    """Mesh axes that split the questions, and the samples of each; None where none do evenly."""
     both = ("data", "fsdp")
     for axes in ((both, ()), ((), both), (("data",), ("fsdp",)), (("fsdp",), ("data",))):
         ways = [math.prod(mesh.shape[a] for a in some) for some in axes]
-        if x.shape[at] % ways[0] == 0 and x.shape[at + 1] % ways[1] == 0:
-            parts: list = [None] * x.ndim
-            parts[at : at + 2] = [some or None for some in axes]
-            if heads is not None and x.shape[heads] % mesh.shape["tensor"] == 0:
-                parts[heads] = "tensor"
-            spec = jax.sharding.PartitionSpec(*parts)
-            return jax.lax.with_sharding_constraint(x, spec)
-    return x
+        if questions % ways[0] == 0 and group % ways[1] == 0:
+            return axes
+    return None
 
 
 @functools.partial(jax.jit, static_argnums=(1,))

@@ -7,6 +7,7 @@ checkpoint, tokenizer or data is needed. Only shapes exist here, laid out as the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -262,7 +263,7 @@ def _generation_programs(config: ConfigDict, mesh, model, weights, kept) -> Prog
     """What the sampler compiles, for prompts of the greatest length."""
     c, model_config = config.rl, model.config
     graph = nnx.split(model)[0]
-    questions = max(1, min(c.questions, c.max_rows // c.group))
+    questions = sampler.questions_at_once(c.questions, c.group, c.max_rows, mesh)
     turns, samples = -(-c.questions // questions), questions * c.group
     prompt = config.length - c.max_new_tokens
     tokens, lengths = (_array(mesh, s, jnp.int32) for s in ((questions, prompt), (questions,)))
@@ -281,15 +282,16 @@ def _generation_programs(config: ConfigDict, mesh, model, weights, kept) -> Prog
     if compiled is None:
         return
     started = _outputs(compiled)
-    sizes = list(sampler.cache_lengths(c.max_new_tokens))
+    *sizes, last = sampler.cache_lengths(c.max_new_tokens)
     cache = started.cache
-    for size in sizes[:-1]:
-        with jax.set_mesh(mesh):
-            cache = _outputs(sampler._grow.lower(cache, size).compile())
+    if sizes:
+        with contextlib.suppress(jax.errors.JaxRuntimeError), jax.set_mesh(mesh):
+            # Where not even this has room, the next program says so.
+            cache = _outputs(sampler._grow.lower(cache, sizes[-1]).compile())
     compiled = yield Program(
         "cache growth",
         sampler._grow,
-        (cache, sizes[-1]),
+        (cache, last),
         mesh,
         Design(weight_gathers=0),
         runs=turns,
@@ -306,7 +308,7 @@ def _generation_programs(config: ConfigDict, mesh, model, weights, kept) -> Prog
     yield Program(
         "decode",
         sampler._decode_until,
-        (graph, sizes[-1], False, weights, started, keys, 1.0, eos_ids),
+        (graph, last, False, weights, started, keys, 1.0, eos_ids),
         mesh,
         Design(weight_gathers=0),
         runs=turns,

@@ -129,6 +129,21 @@ ENTRY %main (a: f32[10,1000], i: s32[], b: f32[10,1000]) -> f32[10,1000] {
 }
 """
     assert costs.hbm_bytes(hlo.parse(text)) == 4000 + 4 + 4000  # row, index; row written
+    inside = text.replace(
+        "dynamic-slice(%p0, %p1, %zero)", "fusion(%p0, %p1), kind=kLoop, calls=%r"
+    )
+    inside = inside.replace(
+        "HloModule slices\n",
+        """HloModule slices
+
+%r (q0: f32[10,1000], q1: s32[]) -> f32[1,1000] {
+  %q0 = f32[10,1000]{1,0} parameter(0)
+  %q1 = s32[] parameter(1)
+  ROOT %one = f32[1,1000]{1,0} dynamic-slice(%q0, %q1, %q1), dynamic_slice_sizes={1,1000}
+}
+""",
+    )
+    assert costs.hbm_bytes(hlo.parse(inside)) == 4000 + 4 + 4000
 
 
 def test_products_in_scans_that_xla_compiled():

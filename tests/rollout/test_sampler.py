@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 from scipy.stats import chisquare
 
 from dsmath_jax.models import Transformer, preset
+from dsmath_jax.models.sharding import MESH_AXES
 from dsmath_jax.rollout import Sampler
+from dsmath_jax.rollout.sampler import questions_at_once
 from tests.conftest import cpu_devices
 
 CONFIG = preset(
@@ -159,7 +162,7 @@ from dsmath_jax.models.sharding import make_mesh
 from dsmath_jax.rollout import sampler as s
 
 model = Transformer(preset("tiny", vocab_size=29, num_layers=1, hidden_size=32))
-for questions, group, mesh in ((8, 3, {}), (3, 8, {}), (2, 4, {"data": 2})):
+for questions, group, mesh in ((8, 3, {}), (3, 8, {}), (2, 4, {"data": 2}), (5, 3, {})):
     mesh = make_mesh(**mesh)
     one = s.Sampler(model, segment=4)
     many = s.Sampler(model, segment=4, mesh=mesh)
@@ -168,13 +171,26 @@ for questions, group, mesh in ((8, 3, {}), (3, 8, {}), (2, 4, {"data": 2})):
     expected = one(prompts, **options)
     with jax.set_mesh(mesh):
         got = many(prompts, **options)
-        tokens = jnp.ones((questions, 4), jnp.int32)
-        state = s._prefill(many.graph, many.params, tokens, jnp.full(questions, 3), group, 9)
+        decoded = s.questions_at_once(questions, group, 256, mesh)
+        tokens = jnp.ones((decoded, 4), jnp.int32)
+        state = s._prefill(many.graph, many.params, tokens, jnp.full(decoded, 3), group, 9)
         cache = s._grow(state.cache, 8)
     assert (expected.tokens == got.tokens).all()
     for x in (cache.new_k, state.tokens, state.logprobs, state.stopped):
         assert x.size == 8 * x.addressable_shards[0].data.size, (questions, x.sharding)
 """
+
+
+@pytest.mark.parametrize(("ways", "group", "max_rows", "questions"), [
+    (8, 64, 2048, 16),  # the samples of a question split
+    (128, 64, 1024, 128),  # neither 16 questions nor 64 samples do
+    (16, 1, 8, 16),  # more than max_rows where a device would have none
+    (1, 64, 256, 4),
+])  # fmt: skip
+def test_questions_decoded_together(ways, group, max_rows, questions):
+    mesh = AbstractMesh((ways, 1, 2, 1), MESH_AXES)
+    assert questions_at_once(16, group, max_rows, mesh) == questions
+    assert questions_at_once(16, group, max_rows, None) == min(16, max_rows // group)
 
 
 def test_samples_and_their_cache_are_spread_over_devices():
