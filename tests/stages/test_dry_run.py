@@ -169,6 +169,17 @@ def test_all_of_rl_and_what_grpo_saves(tmp_path):
             assert p["unasked"] == [], p["name"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pretrain_1_3b_tpu", "pretrain_7b_tpu", "sft_7b_tpu", "grpo_tpu"])
+def test_the_paper_s_configs_fit_a_pod_and_send_nothing_unasked(name, tmp_path, launch):
+    flags = (f"--config=configs/{name}.py", "--dry_run=v5p:4x4x4", "--nolargest_batch")
+    launch("train.py", *flags, f"--workdir={tmp_path}", check=True, timeout=600)
+    record = json.loads((tmp_path / "dry_run.json").read_text())
+    assert record["fits"] and record["devices"] == 64
+    assert [u["text"] for p in record["programs"] for u in p["unasked"]] == []
+    assert record["step_seconds"] > 0 and 0 < record["mfu"] <= 0.8
+
+
 @pytest.fixture
 def thorough_compiler(quick_compiler):
     """libtpu 0.0.42 fails with less effort on what SparseCores do."""
