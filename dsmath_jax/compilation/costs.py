@@ -130,9 +130,10 @@ def hbm_bytes(module: Module) -> float:
 def _op_bytes(module: Module, where: Computation, op: Op) -> float:
     if op.opcode in FREE or op.opcode.endswith("-done"):
         return 0.0
-    if op.opcode.endswith("-start"):  # the result holds operand and result
-        sources = [a for name in op.operands for a in where.ops[name].arrays]
-        return _in_hbm(sources) + _in_hbm(op.arrays[1 : 1 + len(sources)])
+    if op.opcode.endswith("-start"):
+        return _start_bytes(op, [a for name in op.operands for a in where.ops[name].arrays])
+    if "AllocateBuffer" in op.attributes:
+        return 0.0
     if op.opcode in ("dynamic-slice", "slice", "gather"):
         read = (
             sum(a.bytes for a in op.arrays) if not where.ops[op.operands[0]].arrays[0].space else 0
@@ -160,6 +161,19 @@ def _op_bytes(module: Module, where: Computation, op: Op) -> float:
         else:
             total += _in_hbm([array])
     return total
+
+
+def _start_bytes(op: Op, sources: list[Array]) -> float:
+    """Of an asynchronous operation, by how the compiler writes its result: (destination, source)
+    for a copy, the destinations alone for an all-reduce, else (sources, destinations)."""
+    if op.opcode == "copy-start":
+        return _in_hbm(sources) + _in_hbm(op.arrays[:1])
+    if op.opcode == "all-reduce-start":
+        return _in_hbm(sources) + _in_hbm(op.arrays)
+    results = op.arrays[len(sources) : 2 * len(sources)]
+    if op.opcode == "slice-start":
+        return _in_hbm(results) + (0.0 if sources[0].space else results[0].bytes)
+    return _in_hbm(sources) + _in_hbm(results)
 
 
 def _in_hbm(arrays) -> float:

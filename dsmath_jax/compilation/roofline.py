@@ -62,7 +62,10 @@ class Links:
         self.coords = np.array([[*d.coords, d.core_on_chip] for d in mesh.devices.flat])
         self.coords = self.coords.reshape(*mesh.devices.shape, -1)
         self.sizes = self.coords.reshape(-1, self.coords.shape[-1]).max(axis=0) + 1
-        self.wraps_at = 16 if chip.links == 4 else 4
+        if chip.links == 4:
+            self.wraps = [size % 16 == 0 for size in self.sizes]
+        else:  # cubes of 4x4x4 are joined to rings, smaller slices are not
+            self.wraps = [all(size % 4 == 0 for size in self.sizes[:3])] * 3
 
     def spanned(self, axes: tuple[str, ...]) -> list[int]:
         """Chips along each dimension of the torus that a group over these mesh axes spans; the last
@@ -75,10 +78,9 @@ class Links:
         """Bytes/s that a chip sends in a collective over these mesh axes."""
         *dims, cores = self.spanned(axes)
         total = 0.0
-        for spanned, size in zip(dims, self.sizes, strict=False):
+        for spanned, size, wraps in zip(dims, self.sizes, self.wraps, strict=False):
             if spanned > 1:
-                wraps = spanned == size and size % self.wraps_at == 0
-                total += self.chip.link * (2 if wraps else 1)
+                total += self.chip.link * (2 if wraps and spanned == size else 1)
         return total or (6 * 2 * self.chip.link if cores > 1 else self.chip.link)
 
     def seconds(self, c: Collective) -> float:

@@ -146,6 +146,32 @@ ENTRY %main (a: f32[10,1000], i: s32[], b: f32[10,1000]) -> f32[10,1000] {
     assert costs.hbm_bytes(hlo.parse(inside)) == 4000 + 4 + 4000
 
 
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [
+        ("(f32[8]{0:S(1)}, f32[8], u32[]{:S(2)}) copy-start(%hbm)", 32),  # on to the chip
+        ("(f32[8], f32[8]{0:S(1)}, u32[]{:S(2)}) copy-start(%chip)", 32),  # and back
+        ("((f32[8]), f32[2]{0:S(1)}, s32[]{:S(2)}) slice-start(%hbm), slice={[0:2]}", 8),
+        ("((f32[8]{0:S(1)}), f32[2], s32[]{:S(2)}) slice-start(%chip), slice={[0:2]}", 8),
+        ("f32[8] all-reduce-start(%hbm)", 64),
+        ("(f32[8], f32[32]) all-gather-start(%hbm)", 32 + 128),
+        ("(f32[8], f32[8], u32[]{:S(2)}) collective-permute-start(%hbm)", 64),
+        ('f32[8] custom-call(), custom_call_target="AllocateBuffer"', 0),
+        ("f32[8] add(%hbm, %chip)", 64),
+    ],
+)
+def test_hbm_bytes_of_an_operation(text, bytes_):
+    module = hlo.parse(f"""HloModule one
+
+ENTRY %main (hbm: f32[8], chip: f32[8]) -> f32[8] {{
+  %hbm = f32[8]{{0}} parameter(0)
+  %chip = f32[8]{{0:S(1)}} parameter(1)
+  ROOT %x = {text}
+}}
+""")
+    assert costs.hbm_bytes(module) == bytes_
+
+
 def test_products_in_scans_that_xla_compiled():
     weights = jnp.ones((6, 16, 16))
 

@@ -37,6 +37,9 @@ def collective(kind, sent, axes):
         ("v5p", (4, 4, 4), (4, 16, 1, 1), ("data",), 2),
         ("v5p", (4, 4, 4), (1, 32, 2, 1), ("tensor",), 1),  # half of a dimension: no way around
         ("v5p", (2, 2, 2), (1, 8, 1, 1), ("fsdp",), 3),
+        ("v5p", (2, 2, 4), (1, 16, 1, 1), ("fsdp",), 3),  # less than a cube has no ways around
+        ("v5p", (2, 4, 4), (1, 32, 1, 1), ("fsdp",), 3),
+        ("v5p", (4, 4, 8), (1, 128, 1, 1), ("fsdp",), 6),
         ("v5e", (8, 8, 1), (1, 64, 1, 1), ("fsdp",), 2),  # 8 of 16 do not wrap around
         ("v5e", (16, 16, 1), (16, 16, 1, 1), ("fsdp",), 2),
         ("v5e", (16, 16, 1), (16, 16, 1, 1), ("data", "fsdp"), 4),
