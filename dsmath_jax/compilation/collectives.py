@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
 
 import numpy as np
 
 from dsmath_jax.compilation.hlo import MOVES, Array, Computation, Module, Op
+from dsmath_jax.compilation.origin import PASSES, Origin
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 # JAX's own operations: a collective that bears such a name was written in the source.
 WRITTEN = ("all_to_all", "all_gather", "psum", "ppermute", "reduce_scatter", "psum_scatter")
-SMALL = 2**16  # bytes of one array: scalars, norms and their like are never worth a word
 
 
 @dataclasses.dataclass
@@ -72,7 +71,7 @@ def collectives(module: Module, mesh_sizes: dict[str, int], arguments: list[str]
       mesh_sizes: mesh axis -> size, in the order of the mesh (that of `jax.Mesh.shape`).
       arguments: a name for each parameter of the entry computation.
     """
-    origin = _Origin(module, arguments)
+    origin = Origin(module, arguments)
     rings = _ring_kinds(module)
     found = []
     for where, op, times in module.executed():
@@ -208,7 +207,7 @@ def _is_scattered(module: Module, where: Computation, op: Op) -> bool:
             return True
         if inner is not None:
             return any(o.opcode == "all-reduce" and _scatters(inner, o) for o in inner.ops.values())
-        if op.opcode not in MOVES and op.opcode not in _PASSES:
+        if op.opcode not in MOVES and op.opcode not in PASSES:
             return False
     return False
 
@@ -229,182 +228,3 @@ def _ring_kinds(module: Module) -> dict[tuple[str, str], str]:
                 if op.opcode.startswith("collective-permute"):
                     kinds[_key(op)] = "all-gather" if match[1] == "ag" else "reduce-scatter"
     return kinds
-
-
-# ---- Whose data ---------------------------------------------------------------------------------
-# Operations whose result is (a part of) their first operand, beside `MOVES`.
-_PASSES = {
-    *(
-        "broadcast",
-        "slice",
-        "dynamic-slice",
-        "copy-start",
-        "copy-done",
-        "slice-start",
-        "slice-done",
-        "pad",
-    ),
-    *("all-gather", "all-gather-start", "all-gather-done", "collective-permute"),
-    *("collective-permute-start", "collective-permute-done"),
-}
-
-
-class _Origin:
-    """Finds which arguments of a program an array is, moved or converted but not computed with."""
-
-    def __init__(self, module: Module, arguments: list[str]):
-        self.module, self.arguments = module, arguments
-        self.callers: dict[str, tuple[Computation, Op]] = {}
-        for where in module.computations.values():
-            for op in where.ops.values():
-                if op.opcode in ("while", "fusion", "call", "call-start", "async-start"):
-                    for attribute in ("body", "calls", "to_apply"):
-                        self.callers[op.called(attribute)] = (where, op)
-
-    def of(self, place: Computation, name: str) -> set[str]:
-        """Of the first element of a result: paths of arguments, or "computed". Constants
-        (buffers begin with some) are let pass."""
-        found, seen, pending = set(), set(), [(place, name, 0)]
-        while pending:
-            where, each, index = pending.pop()
-            if (where.name, each, index) in seen:
-                continue
-            seen.add((where.name, each, index))
-            op = where.ops[each]
-            if op.opcode == "parameter" and where is self.module.entry:
-                found.add(self.arguments[int(op.literal)])
-            elif before := self._before(where, op, index):
-                pending += before
-            elif op.opcode != "constant" and "AllocateBuffer" not in op.attributes:
-                return {"computed"}
-        return found or {"computed"}
-
-    def _before(self, where: Computation, op: Op, index: int) -> list[tuple]:
-        """(computation, operation, element) that element `index` of a result may be; none when it
-        is computed."""
-        if op.opcode == "parameter":
-            place, caller = self.callers.get(where.name, (where, op))
-            if caller.opcode == "while":
-                return self._before(place, caller, index)
-            return [(place, caller.operands[int(op.literal)], index)] if caller is not op else []
-        if op.opcode == "get-tuple-element":
-            return [(where, op.operands[0], op.index)]
-        if op.opcode == "tuple":
-            return [(where, op.operands[index], 0)]
-        if op.opcode == "while":  # what it starts with, or what its body makes of it
-            body = self.module.computations[op.called("body")]
-            return [(where, op.operands[0], index), (body, body.root.name, index)]
-        if op.opcode in MOVES or op.opcode in _PASSES:
-            return [(where, op.operands[0], index if op.opcode == "optimization-barrier" else 0)]
-        if op.opcode == "dynamic-update-slice":
-            return [(where, op.operands[1], 0)]
-        if op.opcode in ("call-done", "async-done"):
-            op = where.ops[op.operands[0]]
-        inner = self.module.inside(op) or self.module.called(op)
-        if inner is not None:
-            return [(inner, inner.root.name, index)]
-        if op.opcode == "custom-call" and (
-            len(op.operands) == 1 or "ConcatBitcast" in op.attributes
-        ):
-            return [(where, name, 0) for name in op.operands]
-        return []
-
-
-def carries(body: Computation, index: int) -> bool:
-    """Whether a loop's body hands element `index` on as it got it."""
-    root = body.root
-    if root.opcode != "tuple":
-        return False
-    op = body.ops[root.operands[index]]
-    while op.opcode in ("copy", "bitcast"):
-        op = body.ops[op.operands[0]]
-    if op.opcode != "get-tuple-element":
-        return False
-    source = body.ops[op.operands[0]]
-    return source.opcode == "parameter" and f"index={index}" in op.attributes
-
-
-# ---- Asked for, or not --------------------------------------------------------------------------
-@dataclasses.dataclass(frozen=True)
-class Design:
-    """What the sharding of a program is meant to send.
-
-    weight_gathers: how often a weight may be gathered in one run (forward, recomputed forward and
-      backward are 3 for each micro-batch); 0 where weights lie as they are used.
-    reshards: the program is there to change a layout: whatever it does to its arguments is asked.
-    """
-
-    weight_gathers: float
-    reshards: bool = False
-
-
-@dataclasses.dataclass
-class Unasked:
-    reason: str
-    collective: Collective
-
-
-def unasked(found: list[Collective], design: Design, sizes: Mapping[str, float]) -> list[Unasked]:
-    """Collectives that no rule of the design explains, the largest first.
-
-    The rules: weights are gathered over fsdp, so often as `Design` says; gradients are reduced over
-    data, fsdp (scattered) and sequence; activations are summed (or gathered and scattered) over
-    tensor; keys and values are gathered over sequence, their gradients scattered; a batch may go
-    anywhere; and what a shard_map in the source sends is asked for. Arrays below 64 KiB are let
-    pass.
-
-    Args:
-      sizes: argument -> bytes of the whole array, divided by its tensor ways.
-    """
-    result = []
-    gathered: dict[str, float] = {}
-    rounded: dict[str, float] = {}  # a ring in both directions may bring some shards twice
-    for c in found:
-        if c.ways <= 1 or max((a.bytes for a in c.arrays), default=0) < SMALL or design.reshards:
-            continue
-        reason = "" if c.written else _reason(c)
-        is_weight = _is_weight(c)
-        if reason:
-            result.append(Unasked(reason, c))
-        elif is_weight and (c.kind == "all-gather" or c.gathers):
-            for name, array in zip(c.data, c.arrays, strict=True):
-                # What a ring brings a chip is what the others have.
-                whole = array.bytes * c.times * (c.ways / (c.ways - 1) if c.ring else 1)
-                gathered[name] = gathered.get(name, 0.0) + whole
-                rounded[name] = max(rounded.get(name, 0.0), 2 / c.ways if c.ring else 0.0)
-    for name, moved in gathered.items():
-        turns = moved / max(sizes.get(name, 1), 1)
-        if turns > design.weight_gathers * (1.1 + rounded[name]):
-            biggest = max((c for c in found if name in c.data), key=lambda c: c.sent)
-            text = (
-                f"{name} is gathered {turns:.1f} times, by design at most {design.weight_gathers:g}"
-            )
-            result.append(Unasked(text, biggest))
-    return sorted(result, key=lambda u: -u.collective.sent)
-
-
-def _is_weight(c: Collective) -> bool:
-    return bool(c.data) and all("params" in d or "reference" in d for d in c.data)
-
-
-def _reason(c: Collective) -> str:
-    """Why a collective is not of the design; "" when it is."""
-    axes = set(c.axes)
-    over = " and ".join(c.axes)
-    if c.kind == "all-to-all":
-        return f"an all-to-all over {over}: one layout is changed into another"
-    if c.kind == "collective-permute":
-        if c.aligns or (axes == {"sequence"} and c.bytes * c.ways < 2**22):
-            return ""  # each chip's last position, where targets are shifted by one
-        return f"a permutation over {over}: shards change places"
-    if c.kind == "all-gather" or c.gathers:
-        if _is_weight(c):
-            if c.gathers:
-                return f"weights are gathered over {over} by an all-reduce, at twice the bytes"
-            return "" if axes <= {"fsdp"} else f"weights are gathered over {over}"
-        if axes <= {"tensor"} or axes <= {"sequence"} or "computed" not in c.data:
-            return ""
-        return f"something computed is gathered whole over {over}"
-    if c.kind == "all-reduce" and "fsdp" in axes:
-        return f"an all-reduce over {over} where a reduce-scatter would leave each chip its part"
-    return ""

@@ -13,13 +13,9 @@ from typing import Any
 import jax
 
 from dsmath_jax.compilation import costs, hlo
-from dsmath_jax.compilation.collectives import (
-    Design,
-    Unasked,
-    carries,
-    collectives,
-    unasked,
-)
+from dsmath_jax.compilation.collectives import collectives
+from dsmath_jax.compilation.design import Design, Unasked, unasked
+from dsmath_jax.compilation.origin import carries
 from dsmath_jax.compilation.roofline import NOTHING, Times, times
 from dsmath_jax.compilation.topologies import captured_stderr
 from dsmath_jax.training.errors import TrainingError
@@ -50,7 +46,7 @@ class Program:
     kinds: what its arguments are, where their names in the function do not say: pattern -> kind.
     beside: path -> arrays that stay in memory while it runs without being its arguments.
     results: what it makes that is not in place of an argument.
-    turns: of a loop that ends by its data, as decoding does.
+    turns: of the loops that end by their data, as decoding does; None where none should.
     """
 
     name: str
@@ -63,7 +59,7 @@ class Program:
     kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
     beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     results: str = "results"
-    turns: int = 1
+    turns: int | None = None
 
 
 @dataclasses.dataclass
@@ -125,7 +121,7 @@ def analyse(program: Program, chip: Chip) -> tuple[Report, Any]:
         return Report(*known, seconds, limit, memory, beside, _one_line(str(e))), None
     seconds = time.perf_counter() - start
     module = hlo.parse(compiled.as_text())
-    module.assumed_turns = program.turns
+    module.assumed_turns = program.turns or 1
     names = [_path(op) for op in module.entry.parameters]
     found = collectives(module, dict(program.mesh.shape), names)
     sent: dict[str, float] = {}
@@ -143,7 +139,7 @@ def analyse(program: Program, chip: Chip) -> tuple[Report, Any]:
         sent=sent,
         times=times(flops, hbm, found, program.mesh, chip),
         unasked=unasked(found, program.design, _weight_sizes(program)),
-        warnings=_warnings(said[0] if said else ""),
+        warnings=_warnings(said[0] if said else "") + _uncounted(program, module),
     )
     return report, compiled
 
@@ -249,7 +245,7 @@ def _out_of_memory(message: str, arguments: float, chip: Chip) -> tuple[float, f
     pattern = r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)"
     if match := re.search(pattern, message):
         return size(match[1]), min(size(match[2]), chip.memory)
-    return 0.0, chip.memory
+    raise TrainingError(f"the compiler's memory does not suffice: {_one_line(message)}")
 
 
 def _one_line(message: str) -> str:
@@ -257,14 +253,21 @@ def _one_line(message: str) -> str:
 
 
 def _weight_sizes(program: Program) -> dict[str, float]:
-    """Argument path -> bytes of a weight in bfloat16, over its tensor ways: one whole gather."""
+    """Argument path -> elements of a weight, over its tensor ways: one whole gather."""
     sizes = {}
     for path, leaf in _leaves(_arguments(program)):
         if isinstance(leaf.sharding, jax.sharding.NamedSharding):
             used = jax.tree.leaves(tuple(leaf.sharding.spec))
             ways = program.mesh.shape["tensor"] if "tensor" in used else 1
-            sizes[path] = 2.0 * leaf.size / ways
+            sizes[path] = leaf.size / ways
     return sizes
+
+
+def _uncounted(program: Program, module: hlo.Module) -> list[str]:
+    loops = len(set(module.unknown_loops))
+    if program.turns is not None or not loops:
+        return []
+    return [f"{loops} loops end by their data and count as one turn: the figures are too low"]
 
 
 def _warnings(text: str) -> list[str]:

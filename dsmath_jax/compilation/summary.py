@@ -8,6 +8,8 @@ from dsmath_jax.compilation.programs import Report
 from dsmath_jax.compilation.table import unasked_lines
 from dsmath_jax.training.hardware import Chip
 
+GENERATION = ("reshard", "prefill", "cache growth", "decode")
+
 
 def summary(
     config: ConfigDict,
@@ -61,11 +63,15 @@ def _advice(config: ConfigDict, report: Report) -> str:
         everything[kind] = everything.get(kind, 0.0) + size
     kind = max(everything, key=lambda k: everything[k])
     size = everything[kind] / 2**30
-    if kind == "KV cache":
+    if report.name in GENERATION:
         change = (
             f"lower config.rl.max_rows (now {config.rl.max_rows}) or config.rl.max_new_tokens "
             f"(now {config.rl.max_new_tokens})"
         )
+        if kind in ("generation weights", "results"):
+            change = f"raise config.rl.mesh.tensor (now {config.rl.mesh.tensor})"
+    elif report.name == "held-out loss":
+        change = f"lower config.eval.batch_size (now {config.eval.batch_size})"
     elif kind in ("temporary", "activations", "batch"):
         changes = [f"raise config.micro_batches (now {config.micro_batches})"]
         if config.remat != "full":

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from dsmath_jax.compilation.collectives import KINDS as COLLECTIVES
-from dsmath_jax.compilation.collectives import Unasked
+from dsmath_jax.compilation.design import Unasked
 from dsmath_jax.compilation.programs import Report
 from dsmath_jax.training.hardware import Chip
 

@@ -20,8 +20,9 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from dsmath_jax.data.errors import InputError
+from dsmath_jax.losses.aggregation import AGGREGATIONS
 from dsmath_jax.stages import hosts
-from dsmath_jax.stages.defaults import STAGES
+from dsmath_jax.stages.defaults import ALGORITHMS, STAGES
 from dsmath_jax.training import profile, xla_flags
 from dsmath_jax.training.errors import TrainingError
 
@@ -182,6 +183,11 @@ def check_numbers(config: ConfigDict) -> None:
             raise InputError("config.spikes.skip=True: not for RL, whose loss is around 0")
         at_least_one += ["rl.questions", "rl.group", "rl.max_new_tokens", "rl.max_rows"]
         at_least_one += ["rl.updates_per_step"]
+        for name, known in (("aggregation", AGGREGATIONS), ("algorithm", ALGORITHMS)):
+            if config.rl[name] not in known:
+                raise InputError(
+                    f"config.rl.{name}={config.rl[name]!r}: choose one of {', '.join(known)}"
+                )
         if config.rl.temperature <= 0:
             raise InputError(f"config.rl.temperature={config.rl.temperature}: must be above 0")
     for name in at_least_one:

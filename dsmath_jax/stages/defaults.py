@@ -9,6 +9,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 STAGES = ("pretrain", "sft", "rl")
+ALGORITHMS = ("grpo", "ppo")  # of config.rl.algorithm
 
 
 def get_defaults(stage: str) -> ConfigDict:

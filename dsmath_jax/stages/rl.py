@@ -17,16 +17,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.batches import encode_questions, question_batches
-from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.examples import load_examples
 from dsmath_jax.losses import group_advantages
-from dsmath_jax.losses.aggregation import AGGREGATIONS
 from dsmath_jax.models.flops import rl_flops
 from dsmath_jax.models.value_model import value_params
 from dsmath_jax.rewards import Verdict, grade_solution
 from dsmath_jax.rollout import Sampler, Samples
 from dsmath_jax.stages import setup
-from dsmath_jax.stages.rl_programs import ALGORITHMS, make_programs
+from dsmath_jax.stages.rl_programs import make_programs
 from dsmath_jax.training.checkpoints import Checkpoints
 from dsmath_jax.training.loop import Result, proportion, run
 from dsmath_jax.training.metrics import reported_disk_errors
@@ -40,14 +38,6 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     """Samples groups of answers, rewards them, and moves the policy towards the better ones."""
     rl = config.rl
     setup.refuse_text_field(config)
-    if rl.aggregation not in AGGREGATIONS:
-        raise InputError(
-            f"config.rl.aggregation={rl.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}"
-        )
-    if rl.algorithm not in ALGORITHMS:
-        raise InputError(
-            f"config.rl.algorithm={rl.algorithm!r}: choose one of {', '.join(ALGORITHMS)}"
-        )
     with_critic = rl.algorithm == "ppo"
     # ---- Data: questions ------------------------------------------------------------------------
     examples = load_examples(config.data, "train", workdir)

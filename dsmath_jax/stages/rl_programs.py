@@ -22,8 +22,6 @@ from dsmath_jax.models.transformer import Transformer
 from dsmath_jax.models.value_model import ValueModel
 from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs, split_batch
 
-ALGORITHMS = ("grpo", "ppo")
-
 
 class Programs(NamedTuple):
     """Compiled functions of parameters and rows.

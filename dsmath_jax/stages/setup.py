@@ -11,7 +11,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -42,8 +42,13 @@ from dsmath_jax.training.optimizer import make_optimizer
 
 
 def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    return mesh_of(config, jax.devices())
+
+
+def mesh_of(config: ConfigDict, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+    """The devices as `config.mesh` arranges them; attention must have a way to run there."""
     try:
-        mesh = make_mesh(**config.mesh)
+        mesh = make_mesh(**config.mesh, devices=devices)
     except ValueError as e:
         raise InputError(f"config.mesh: {e}") from None
     try:
@@ -79,6 +84,12 @@ def check_parts(rows: int, config: ConfigDict, mesh: jax.sharding.Mesh, name: st
         raise InputError(
             f"{name}={rows} is not a multiple of {ways} = config.micro_batches x mesh data x fsdp"
         )
+
+
+def evaluation_rows(config: ConfigDict, mesh: jax.sharding.Mesh) -> int:
+    """Rows evaluated together: `config.eval.batch_size`, rounded up so that devices share them."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    return -(-config.eval.batch_size // ways) * ways
 
 
 def refuse_text_field(config: ConfigDict) -> None:

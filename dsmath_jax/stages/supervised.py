@@ -87,7 +87,7 @@ def fit(
     # ---- Mesh, model, optimizer -----------------------------------------------------------------
     mesh = setup.open_mesh(config)
     setup.check_parts(config.batch_size, config, mesh, "config.batch_size")
-    eval_size = config.eval.batch_size
+    eval_size = setup.evaluation_rows(config, mesh)
     train_batches = Batches(
         mixture,
         config.batch_size,

@@ -1,7 +1,12 @@
-"""Memory by kind and the compiler's refusals."""
+"""Memory by kind, the compiler's refusals, and what to change."""
+
+import pytest
 
 from dsmath_jax.compilation import hlo
-from dsmath_jax.compilation.programs import _in_loops, _out_of_memory
+from dsmath_jax.compilation.programs import Report, _in_loops, _out_of_memory
+from dsmath_jax.compilation.summary import summary
+from dsmath_jax.stages.defaults import get_defaults
+from dsmath_jax.training.errors import TrainingError
 from dsmath_jax.training.hardware import CHIPS
 
 # A loop over 6 layers that stacks what each keeps and sums a gradient; the weights pass through.
@@ -52,3 +57,27 @@ def test_both_of_the_compilers_refusals_are_read():
     assert _out_of_memory(said, 10.5 * gib, chip) == (103 * gib, 94.5 * gib)
     said = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (512.00M) exceeds "
     assert _out_of_memory(said + "available HBM (95.74G).", gib, chip) == (gib / 2, chip.memory)
+
+
+def test_an_unknown_refusal_is_not_taken_for_a_size():
+    said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 40M of 16M vmem."
+    with pytest.raises(TrainingError, match="vmem"):
+        _out_of_memory(said, 0.0, CHIPS["v5p"])
+
+
+@pytest.mark.parametrize(
+    ("program", "kind", "change"),
+    [
+        ("update", "temporary", "raise config.micro_batches"),
+        ("update", "optimizer", "a larger slice"),
+        ("log-probs", "temporary", "raise config.micro_batches"),
+        ("reshard", "generation weights", "raise config.rl.mesh.tensor"),
+        ("prefill", "temporary", "lower config.rl.max_rows"),
+        ("decode", "KV cache", "lower config.rl.max_rows"),
+        ("held-out loss", "temporary", "lower config.eval.batch_size"),
+    ],
+)
+def test_the_advice_is_of_the_program_that_does_not_fit(program, kind, change):
+    report = Report(program, 1, 0.0, 1.0, 100.0, {"weights": 10.0, kind: 200.0}, {}, "too large")
+    *_, said = summary(get_defaults("rl"), [report], 0.0, 0.0, CHIPS["v5e"], 4, None)
+    assert f"{program} does not fit" in said and change in said

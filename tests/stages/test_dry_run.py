@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 pytest.importorskip("libtpu", reason="the TPU compiler: pip install -e '.[tpu]'")
 
-from dsmath_jax.compilation.collectives import Design
+from dsmath_jax.compilation.design import Design
 from dsmath_jax.compilation.programs import Program, analyse
 from dsmath_jax.compilation.topologies import open_topology
 from dsmath_jax.data.errors import InputError
@@ -20,7 +20,8 @@ from dsmath_jax.models.config import preset
 from dsmath_jax.models.flops import causal_pairs, forward_flops
 from dsmath_jax.models.sharding import make_mesh
 from dsmath_jax.stages.defaults import get_defaults
-from dsmath_jax.stages.dry_run import dry_run, supervised_programs
+from dsmath_jax.stages.dry_run import dry_run
+from dsmath_jax.stages.dry_run_programs import supervised_programs
 from dsmath_jax.training.hardware import CHIPS
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -90,6 +91,20 @@ def test_a_bad_sharding_is_named(slice_of_four):
     assert named.collective.sent == 2048 * 2048 * 4 / 4 * 3 / 4
 
 
+def test_a_loop_that_ends_by_its_data_is_said_to_be_counted_once(slice_of_four):
+    mesh, chip = slice_of_four
+
+    def doubled(x):
+        return jax.lax.while_loop(lambda x: x.sum() < 1e6, lambda x: x @ x, x)
+
+    arguments = (spread(mesh, (256, 256)),)
+    report, _ = analyse(Program("loop", jax.jit(doubled), arguments, mesh, Design(0)), chip)
+    assert "1 loops end by their data" in report.warnings[0]
+    known = Program("loop", jax.jit(doubled), arguments, mesh, Design(0), turns=7)
+    seven, _ = analyse(known, chip)
+    assert seven.warnings == [] and seven.flops == 7 * report.flops == 7 * 2 * 256**3
+
+
 def test_what_does_not_fit_says_how_much_is_missing(slice_of_four):
     mesh, chip = slice_of_four
     x = spread(mesh, (2**16, 2**17), "fsdp")  # 8 GiB a chip, and the result as much
@@ -130,6 +145,20 @@ def test_the_command_ends_with_1_when_it_does_not_fit(launch):
     ended = launch("train.py", *flags, "--config.mesh.data=1", "--config.mesh.fsdp=4")
     assert ended.returncode == 1, ended.stderr[-2000:]
     assert "update does not fit" in ended.stdout and "larger slice" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("rl.algorithm=PPO", "config.rl.algorithm='PPO': choose one of grpo, ppo"),
+        ("rl.aggregation=mean", "config.rl.aggregation='mean': choose one of"),
+        ("attention=flash", "config.attention: attention='flash' does not run on tpu"),
+    ],
+)
+def test_the_command_refuses_what_a_run_refuses(launch, flag, said):
+    flags = ("--config=configs/grpo_tiny.py", "--dry_run=v5e:2x2", f"--config.{flag}")
+    ended = launch("train.py", *flags)
+    assert ended.returncode == 2 and said in ended.stderr
 
 
 def test_the_command_refuses_an_unknown_slice(launch):
