@@ -100,6 +100,15 @@ def test_a_change_of_content_tokenizer_prompt_or_fields_makes_another(corpus, to
     )
 
 
+def test_other_content_or_order_of_equal_size_has_another_digest(corpus, tokenizer, tmp_path):
+    first = opened(corpus, tokenizer, tmp_path / "one", "sft")
+    assert opened(corpus, tokenizer, tmp_path / "other", "sft").digest() == first.digest()
+    lines = corpus.read_text().splitlines(keepends=True)
+    corpus.write_text("".join(reversed(lines)))
+    turned = opened(corpus, tokenizer, tmp_path / "one", "sft")
+    assert len(turned.tokens) == len(first.tokens) and turned.digest() != first.digest()
+
+
 @pytest.mark.parametrize("kind", ["flip", "cut", "offsets", "meta", "gone"])
 def test_a_damaged_cache_is_made_again(kind, corpus, tokenizer, tmp_path, small_chunks, caplog):
     cache = tmp_path / "cache"
