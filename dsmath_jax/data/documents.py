@@ -97,7 +97,7 @@ class Documents:
             parts = [meta["blocks"], meta["checksums"]]
         else:
             arrays = (self.tokens, self.offsets, self.starts)
-            parts = [zlib.crc32(np.ascontiguousarray(a)) for a in arrays if a is not None]
+            parts = [zlib.crc32(np.ascontiguousarray(a).data) for a in arrays if a is not None]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def head(self, count: int) -> Documents:

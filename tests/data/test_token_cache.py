@@ -181,6 +181,33 @@ def test_what_a_killed_process_left_is_no_cache(corpus, tokenizer, tmp_path):
     assert len(made(cache)) == 1 and not list(cache.glob(".*.partial"))
 
 
+def no_locks(*arguments):
+    raise OSError("no locks here")
+
+
+def build_without_locks(*arguments):
+    token_cache.fcntl.flock = no_locks
+    build_for_ever(*arguments)
+
+
+def test_without_locks_what_a_live_process_makes_stays(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache.fcntl, "flock", no_locks)
+    cache = tmp_path / "cache"
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=build_without_locks, args=(corpus, tokenizer, cache, started))
+    process.start()
+    assert started.wait(30)
+    (live,) = cache.glob(".*.partial")
+    assert len(opened(corpus, tokenizer, cache)) == 300
+    assert live.exists()
+    process.kill()
+    process.join()
+    (cache / made(cache)[0] / "meta.json").unlink()  # to be made again
+    assert len(opened(corpus, tokenizer, cache)) == 300
+    assert not live.exists()
+
+
 def build_in_processes(corpus, tokenizer, cache):
     opened(corpus, tokenizer, cache, processes=2)
 
