@@ -5,8 +5,8 @@
 
 Needs: the Coder checkpoint (the paper starts from the one before its learning-rate decay, which is
 not published; the decayed one is), converted with launch/convert.py, and the five sources below, as
-TFDS datasets, JSONL or text (docs/data.md). Weights, gradient and moments are 110 GB over the pod.
-Planned for 64 chips of 95 GB (a v5p-128 slice); not yet run on one.
+TFDS datasets, JSONL or text (docs/data.md). Weights, gradient and moments are 110 GB, split over
+fsdp=16. Planned for 64 chips of 95 GB (a v5p-128 slice); not yet run on one.
 Paper's results: GSM8K 64.2, MATH 36.2 (4-shot and 8-shot, chain of thought).
 
 As in the paper: peak rate 4.2e-4, 2,000 warm-up steps, steps down at 80% and 90%, 10M tokens a

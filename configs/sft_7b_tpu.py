@@ -4,7 +4,7 @@
     python launch/train.py --config=configs/sft_7b_tpu.py:smoke    anywhere, one minute
 
 Needs: the base checkpoint, converted with launch/convert.py, and a JSONL file with "question" and
-"answer" (the paper's 776K examples are not published). 110 GB of state over the pod, as for
+"answer" (the paper's 776K examples are not published). 110 GB of state split over fsdp=16, as for
 pretraining; planned for 64 chips of 95 GB (a v5p-128 slice), not yet run on one.
 Paper's results: GSM8K 82.9, MATH 46.8.
 

@@ -7,7 +7,7 @@
 "cpu" (the default): 34M parameters in float32, 4 rows of 512 tokens, any machine, one minute; with
 `measure.torch` side by side with transformers and torch's AdamW (`pip install -e '.[parity]'`).
 "1_3b" and "7b": DeepSeek's shapes in bfloat16 at 4K, sized for one chip of 141 GB (what fills it:
-docs/speed.md); on more chips raise batch_size. Start them with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95.
+docs/speed.md); on more chips raise batch_size.
 """
 
 from ml_collections import ConfigDict

@@ -6,6 +6,8 @@ batch a process wants, the batches are the same.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, SupportsIndex
 
@@ -88,7 +90,7 @@ class Batches:
         """Goes on where the iterator was that gave `state`.
 
         Raises:
-          ValueError: that one had other data: says which number differs.
+          ValueError: that one had other data: says what differs.
         """
         here = {k: v for k, v in state.items() if k != "rows"}
         if difference := _difference(here, self.identity):
@@ -161,14 +163,15 @@ class Questions:
     def __init__(self, rows: list[dict[str, Any]], seed: int):
         if not rows:
             raise InputError("the data set is empty: config.data gives no examples")
-        self.count = len(rows)
+        content = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+        self._identity = {"questions": len(rows), "content": content}
         self.shuffled = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         return [self.shuffled[int(row)] for row in rows]
 
     def identity(self) -> dict[str, Any]:
-        return {"questions": self.count}
+        return self._identity
 
 
 def question_batches(rows: list[dict[str, Any]], *, batch_size: int, seed: int) -> Batches:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pathlib
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +89,16 @@ class Documents:
     def ids(self, index: int) -> np.ndarray:
         """Ids of one document."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    def digest(self) -> str:
+        """Of the ids, and of where documents and their trained parts begin."""
+        if self._directory is not None:  # the ids stay on disk: their checksums are known
+            meta = json.loads((self._directory / "meta.json").read_text())
+            parts = [meta["blocks"], meta["checksums"]]
+        else:
+            arrays = (self.tokens, self.offsets, self.starts)
+            parts = [zlib.crc32(np.ascontiguousarray(a).data) for a in arrays if a is not None]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def head(self, count: int) -> Documents:
         """The first `count` documents, in memory."""

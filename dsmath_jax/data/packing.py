@@ -106,7 +106,8 @@ class DocumentRows:
         return row * self.length if self.repeat else min(row * self.length, self.total)
 
     def identity(self) -> dict[str, Any]:
-        return {"documents": len(self.documents), "tokens": self.total}
+        content = self.documents.digest()
+        return {"documents": len(self.documents), "tokens": self.total, "content": content}
 
 
 class ExampleRows:
@@ -189,7 +190,8 @@ class ExampleRows:
         return epoch * self.total + int(self._epochs(epoch)[2][inside])
 
     def identity(self) -> dict[str, Any]:
-        return {"examples": len(self.documents), "tokens": self.total}
+        content = self.documents.digest()
+        return {"examples": len(self.documents), "tokens": self.total, "content": content}
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:

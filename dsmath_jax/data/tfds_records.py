@@ -58,7 +58,7 @@ def _builder(directory: str) -> Any:
         import tensorflow_datasets as tfds
     except ImportError:
         raise InputError(
-            f"{directory} is a TFDS directory, which needs an extra: pip install 'dsmath-jax[data]'"
+            f"{directory} is a TFDS directory, which needs an extra: pip install -e '.[data]'"
         ) from None
     try:
         return tfds.builder_from_directory(directory)

@@ -134,7 +134,8 @@ def _build(
 ) -> None:
     host = socket.gethostname()
     for left in directory.parent.glob(f".{directory.name}.{host}.*.partial"):
-        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+        if not _alive(int(left.name.split(".")[-2])):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
     partial = directory.with_name(f".{directory.name}.{host}.{os.getpid()}.partial")
     partial.mkdir()
     try:
@@ -144,6 +145,17 @@ def _build(
             partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this host runs: without locks another may be making the same cache."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return pid != os.getpid()  # its number may have been that of one that was killed
 
 
 def _write(

@@ -190,8 +190,8 @@ def _start(
         data.set_state(position)
     except (ValueError, TypeError, KeyError) as e:
         raise InputError(
-            f"{checkpoints.directory / str(step)} was saved with other data settings ({e}); "
-            "use those, or another --workdir"
+            f"{checkpoints.directory / str(step)} was saved with other data ({e}): go on with "
+            "the same content, order and settings of data, or set another --workdir"
         ) from None
     return state, step
 

@@ -1,9 +1,9 @@
 """Compiler settings by accelerator, in one table, and how they reach the compiler.
 
-They go into the environment before a backend starts: LIBTPU_INIT_ARGS for TPU, XLA_FLAGS for the
-rest. A flag that the user's environment sets already stays as it is; one that the installed
-libraries do not know is left out, for XLA ends a process that names an unknown flag.
-`--config.xla_flags=False` leaves the environment alone. What each brought: docs/speed.md.
+They go into the environment before a backend starts. A flag that the user's environment sets
+already stays as it is; one that the installed libraries do not know is left out, for XLA ends a
+process that names an unknown flag. `--config.xla_flags=False` leaves the environment alone. What
+each brought, and what brought nothing: docs/speed.md.
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ TABLE = (
 )
 
 GPU = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
-# Variable -> the packages whose libraries read it, and must know its flags.
-READERS = {"LIBTPU_INIT_ARGS": ("libtpu",), "XLA_FLAGS": ("jaxlib", *GPU)}
+READERS = ("jaxlib", *GPU)  # the packages whose libraries read XLA_FLAGS, and must know its flags
 
 
 def apply(environment: MutableMapping[str, str] = os.environ) -> list[str]:
@@ -67,7 +66,7 @@ def apply(environment: MutableMapping[str, str] = os.environ) -> list[str]:
         if not setting.name:
             environment.setdefault(setting.variable, setting.value)
         elif not re.search(rf"--{setting.name}\b", given):
-            files = libraries(READERS[setting.variable])
+            files = libraries(READERS)
             if all(knows(file, setting.name) for file in files):
                 environment[setting.variable] = f"{given} --{setting.name}={setting.value}".strip()
             else:

@@ -53,9 +53,18 @@ def pretrain(tokenizer, **options):
     return Batches(mixture, options.pop("batch_size", 8), **options)
 
 
-def questions(tokenizer, **options):
-    rows = encode_questions(EXAMPLES, tokenizer, prompt="plain", max_tokens=100)
+def questions(tokenizer, examples=EXAMPLES):
+    rows = encode_questions(examples, tokenizer, prompt="plain", max_tokens=100)
     return question_batches(rows, batch_size=24, seed=1)
+
+
+def documents_alone(tokenizer, examples=EXAMPLES):
+    documents = encode(examples, tokenizer, Encoding())
+    return Batches(Mixture([DocumentRows("a", documents, length=96, seed=1)], {"a": 1}), 8)
+
+
+def examples_alone(tokenizer, examples=EXAMPLES):
+    return Batches(Mixture([example_rows(tokenizer, examples)], {"a": 1}), 4)
 
 
 def test_sft_masks_the_prompt_and_trains_solution_and_eos(tokenizer):
@@ -137,6 +146,15 @@ def test_going_on_with_other_data_is_refused(tokenizer):
         sft(tokenizer, seed=5).set_state(state)
     with pytest.raises(ValueError, match="questions was 200 there and is None here"):
         sft(tokenizer, seed=1).set_state(questions(tokenizer).get_state())
+
+
+@pytest.mark.parametrize("make", [documents_alone, examples_alone, questions])
+def test_going_on_with_the_same_data_in_another_order_is_refused(make, tokenizer):
+    state = json.loads(json.dumps(make(tokenizer).get_state()))
+    make(tokenizer).set_state(state)
+    for other in (EXAMPLES[::-1], [EXAMPLES[0] | {"solution": "7", "answer": "7"}, *EXAMPLES[1:]]):
+        with pytest.raises(ValueError, match=r"(content|tokens) was .+ there and is .+ here"):
+            make(tokenizer, other).set_state(state)
 
 
 def test_questions_cover_the_data_before_they_repeat(tokenizer):

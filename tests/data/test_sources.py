@@ -119,7 +119,7 @@ def test_a_tfds_directory_that_cannot_be_read_is_refused(tmp_path):
 def test_the_extra_is_named_where_tfds_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(InputError, match=r"pip install 'dsmath-jax\[data\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[data\]'"):
         read(str(tmp_path), {"text": "text"})
 
 

@@ -100,6 +100,15 @@ def test_a_change_of_content_tokenizer_prompt_or_fields_makes_another(corpus, to
     )
 
 
+def test_other_content_or_order_of_equal_size_has_another_digest(corpus, tokenizer, tmp_path):
+    first = opened(corpus, tokenizer, tmp_path / "one", "sft")
+    assert opened(corpus, tokenizer, tmp_path / "other", "sft").digest() == first.digest()
+    lines = corpus.read_text().splitlines(keepends=True)
+    corpus.write_text("".join(reversed(lines)))
+    turned = opened(corpus, tokenizer, tmp_path / "one", "sft")
+    assert len(turned.tokens) == len(first.tokens) and turned.digest() != first.digest()
+
+
 @pytest.mark.parametrize("kind", ["flip", "cut", "offsets", "meta", "gone"])
 def test_a_damaged_cache_is_made_again(kind, corpus, tokenizer, tmp_path, small_chunks, caplog):
     cache = tmp_path / "cache"
@@ -170,6 +179,33 @@ def test_what_a_killed_process_left_is_no_cache(corpus, tokenizer, tmp_path):
     assert made(cache) == [] and list(cache.glob(".*.partial"))
     assert len(opened(corpus, tokenizer, cache)) == 300
     assert len(made(cache)) == 1 and not list(cache.glob(".*.partial"))
+
+
+def no_locks(*arguments):
+    raise OSError("no locks here")
+
+
+def build_without_locks(*arguments):
+    token_cache.fcntl.flock = no_locks
+    build_for_ever(*arguments)
+
+
+def test_without_locks_what_a_live_process_makes_stays(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache.fcntl, "flock", no_locks)
+    cache = tmp_path / "cache"
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=build_without_locks, args=(corpus, tokenizer, cache, started))
+    process.start()
+    assert started.wait(30)
+    (live,) = cache.glob(".*.partial")
+    assert len(opened(corpus, tokenizer, cache)) == 300
+    assert live.exists()
+    process.kill()
+    process.join()
+    (cache / made(cache)[0] / "meta.json").unlink()  # to be made again
+    assert len(opened(corpus, tokenizer, cache)) == 300
+    assert not live.exists()
 
 
 def build_in_processes(corpus, tokenizer, cache):

@@ -4,7 +4,7 @@
 
 Makes torch .bin shards, converts them to Orbax and that to safetensors, and compares every tensor
 with torch's and safetensors' own readers. Needs three times the checkpoint's size on disk, which is
-freed at the end, and dsmath-jax[parity]. Prints the figures as JSON (--json=FILE to keep them).
+freed at the end, and the extra parity. Prints the figures as JSON (--json=FILE to keep them).
 """
 
 from __future__ import annotations

@@ -214,7 +214,7 @@ def test_missing_params(orbax):
 @pytest.mark.slow
 def test_memory_stays_within_the_arrays_and_2_gb(tmp_path):
     """A 1.3B-shaped checkpoint, 3.3 GB; measure_conversion.py does the same at 7B."""
-    pytest.importorskip("torch", reason="needs torch: install dsmath-jax[parity]")
+    pytest.importorskip("torch", reason="needs torch: pip install -e '.[parity]'")
     script = ROOT / "tests" / "models" / "measure_conversion.py"
     args = [f"--work={tmp_path / 'work'}", "--model=deepseek_1_3b", f"--json={tmp_path / 'out'}"]
     subprocess.run([sys.executable, script, *args], check=True, timeout=1200)

@@ -169,8 +169,8 @@ def test_the_safetensors_library_reads_what_is_written(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_transformers_agrees(name, tmp_path):
-    torch = pytest.importorskip("torch", reason="needs torch: install dsmath-jax[parity]")
-    transformers = pytest.importorskip("transformers", reason="install dsmath-jax[parity]")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[parity]'")
+    transformers = pytest.importorskip("transformers", reason="pip install -e '.[parity]'")
     model = random_model(CONFIGS[name])
     save_hf(model, tmp_path / "out", extra_config={"eos_token_id": 7})
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -193,7 +193,7 @@ def test_what_is_written_reads_back(config):
 @pytest.mark.parametrize("config", WRITTEN)
 def test_transformers_understands_what_is_written(config):
     if importlib.util.find_spec("transformers") is None:
-        pytest.skip("transformers not installed: pip install 'dsmath-jax[parity]'")
+        pytest.skip("transformers not installed: pip install -e '.[parity]'")
     import transformers
 
     written = config.to_hf()

@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 def torch_and_transformers():
     missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
     if missing:
-        pytest.skip(f"{' and '.join(missing)} not installed: pip install 'dsmath-jax[parity]'")
+        pytest.skip(f"{' and '.join(missing)} not installed: pip install -e '.[parity]'")
 
 
 def read_golden(kind: str) -> dict:

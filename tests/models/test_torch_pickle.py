@@ -50,7 +50,7 @@ def test_a_tensor_by_hand(path):
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch", reason="needs torch: install dsmath-jax[parity]")
+    return pytest.importorskip("torch", reason="needs torch: pip install -e '.[parity]'")
 
 
 def test_torch_reads_what_make_random_checkpoint_writes(path, torch):

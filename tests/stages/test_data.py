@@ -64,6 +64,17 @@ def test_tokens_and_losses_by_source(config, tmp_path, launch):
     assert len(list((tmp_path / "token_cache").glob("*/meta.json"))) == 5
 
 
+def test_going_on_with_reordered_lines_is_refused(config, tmp_path, launch):
+    flags = (f"--config={config}", f"--workdir={tmp_path / 'run'}")
+    launch("train.py", *flags, "--config.steps=1", check=True)
+    path = tmp_path / "asked_train.jsonl"
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    process = launch("train.py", *flags, "--config.steps=2")
+    line = process.stderr.strip().split("\n")[-1]
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert "sources asked content was" in line and "or set another --workdir" in line
+
+
 def test_bad_mixtures_are_named_by_field(config, tmp_path, launch):
     def last_line(*flags):
         process = launch("train.py", f"--config={config}", f"--workdir={tmp_path / 'run'}", *flags)
