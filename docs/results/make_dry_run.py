@@ -13,9 +13,12 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
+
+from dsmath_jax.training.hardware import CHIPS as CHIP_FIGURES
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPO = HERE.parents[1]
@@ -42,11 +45,12 @@ def topology(chip: str, chips: int) -> str:
     return f"{chip}:{SHAPES['flat' if chip in ('v5e', 'v6e') else 'cube'][chips]}"
 
 
-def layout(model: str, devices: int, rows: int) -> dict[str, int]:
-    """Mesh sizes: shards of 128 or more of the hidden size over fsdp, data for the rest, and
-    sequence where there are more devices than rows."""
+def layout(model: str, chip: str, devices: int, rows: int) -> dict[str, int]:
+    """Mesh sizes: over fsdp 16 as in the configurations, on chips with less memory as many as leave
+    shards of 128 of the hidden size; data for the rest, and sequence where there are more devices
+    than rows."""
     sequence = max(1, devices // rows)
-    fsdp = min(devices // sequence, HIDDEN[model] // 128)
+    fsdp = min(devices // sequence, 16 if GIB[chip] > 90 else HIDDEN[model] // 128)
     return {"data": devices // sequence // fsdp, "fsdp": fsdp, "tensor": 1, "sequence": sequence}
 
 
@@ -54,7 +58,7 @@ def settings(model: str, stage: str, chip: str, chips: int) -> list[str]:
     """Flags of launch/train.py for a combination."""
     devices = chips * (2 if chip == "tpu7x" else 1)
     rows = {"pretrain": 2560 if model == "7b" else 1024, "sft": 256}.get(stage, 1024)
-    mesh = layout(model, devices, rows)
+    mesh = layout(model, chip, devices, rows)
     ways = mesh["data"] * mesh["fsdp"]
     if stage == "pretrain":  # the batch nearest to the paper's that splits evenly
         rows = max(1, round(rows / ways)) * ways
@@ -73,8 +77,9 @@ def settings(model: str, stage: str, chip: str, chips: int) -> list[str]:
         while gigabytes / tensor > GIB[chip] / 8 and tensor < min(devices, 8):
             tensor *= 2
         tensor = max(tensor, devices // 64)  # the samples of a question split over at most 64
-        # Keys and values of a sample's 1024 new tokens: a quarter of the memory for them.
-        a_sample = 0.5 if model == "7b" else 0.2
+        # Keys and values of a sample's 1024 new tokens, and in an evaluation of its prompt's, too: a
+        # quarter of the memory for them.
+        a_sample = 1.0 if model == "7b" else 0.4
         fit = int(GIB[chip] / 4 * devices / a_sample)
         most = 64
         while most * 2 <= min(fit, 1024):
@@ -88,7 +93,7 @@ def combinations(sizes: list[int]) -> dict[str, list[str]]:
     commands = {}
     curve = {}
     for chips in CURVE:
-        mesh = layout("7b", chips, 10**9)
+        mesh = layout("7b", "v5p", chips, 10**9)
         flags = {"batch_size": 16 * chips, "micro_batches": 4, "eval.batch_size": chips}
         flags |= {f"mesh.{axis}": size for axis, size in mesh.items()}
         curve[f"curve-{chips}"] = command(
@@ -113,38 +118,55 @@ def command(stage: str, chip: str, chips: int, flags: list[str]) -> list[str]:
         "launch/train.py",
         f"--config=configs/{CONFIGS[stage]}.py",
         f"--dry_run={topology(chip, chips)}",
+        "--config.init.checkpoint=",
         "--nolargest_batch",
         *flags,
     ]
 
 
-def effort(name: str) -> str:
-    """The compiler's least effort takes a quarter of the time; for TPU7x libtpu 0.0.42 fails with it."""
-    return "0.0" if "tpu7x" in name else "-1.0"
-
-
 def compile_all(commands: dict[str, list[str]], folder: pathlib.Path) -> None:
+    """The compiler's least effort takes a quarter of the time, and finds temporaries of up to a fifth
+    less or more: what comes near the limit is compiled again, as a run compiles it. For TPU7x
+    libtpu 0.0.42 fails with the least effort."""
     for number, (name, parts) in enumerate(commands.items(), 1):
         target = folder / name
         if (target / "dry_run.json").exists():
             continue
         print(f"{datetime.datetime.now():%H:%M:%S} {number}/{len(commands)} {name}", flush=True)
-        target.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        with (target / "said.txt").open("w") as said:
-            ended = subprocess.run(
-                [sys.executable, *parts, f"--workdir={target}"],
-                cwd=REPO,
-                env=os.environ | {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": effort(name)},
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        seconds = time.perf_counter() - start
-        if not (target / "dry_run.json").exists():
-            print(f"  ended with {ended.returncode}: {target}/said.txt", flush=True)
+        partial = target.with_suffix(".partial")
+        ended = None
+        for effort in ("0.0",) if "tpu7x" in name else ("-1.0", "0.0"):
+            ended = compile_one(parts, partial, effort)
+            if not (partial / "dry_run.json").exists() or nearness(partial) < 0.8:
+                break
+        if (partial / "dry_run.json").exists():
+            partial.replace(target)
         else:
-            print(f"  {seconds:.0f} s", flush=True)
+            print(f"  ended with {ended}: {partial}/said.txt", flush=True)
+
+
+def compile_one(parts: list[str], target: pathlib.Path, effort: str) -> int:
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    start = time.perf_counter()
+    with (target / "said.txt").open("w") as said:
+        ended = subprocess.run(
+            [sys.executable, *parts, f"--workdir={target}"],
+            cwd=REPO,
+            env=os.environ | {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": effort},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    print(f"  effort {effort}: {time.perf_counter() - start:.0f} s", flush=True)
+    (target / "effort.txt").write_text(effort)
+    return ended.returncode
+
+
+def nearness(folder: pathlib.Path) -> float:
+    """The fullest program's share of the memory there is."""
+    programs = json.loads((folder / "dry_run.json").read_text())["programs"]
+    return max(2.0 if p["error"] else p["peak"] / p["limit"] for p in programs)
 
 
 # ---- Pages ----------------------------------------------------------------------------------------
@@ -200,7 +222,7 @@ def main_table(records: dict[str, dict], chip: str) -> list[str]:
                 cells = [model, stage, name.rsplit("-", 1)[1], mesh_text(record["mesh"])]
                 cells += [record["flags"].get("micro_batches", "")]
                 cells += [
-                    f"{most['peak'] / 2**30:.1f}",
+                    f"{most['peak'] / 2**30:.1f}{'*' if record['effort'] == 0 else ''}",
                     kind,
                     "yes" if record["fits"] else "**no**",
                 ]
@@ -294,8 +316,10 @@ def write_pages(folder: pathlib.Path, commands: dict[str, list[str]]) -> None:
         path = folder / name / "dry_run.json"
         if path.exists():
             record = json.loads(path.read_text())
-            flags = (p.removeprefix("--config.").split("=", 1) for p in parts[4:])
-            records[name] = record | {"command": parts, "flags": dict(flags)}
+            flags = (p.removeprefix("--config.").split("=", 1) for p in parts[5:])
+            effort = (folder / name / "effort.txt").read_text()
+            more = {"command": parts, "flags": dict(flags), "effort": float(effort)}
+            records[name] = record | more
     if not records:
         sys.exit(f"nothing in {folder}")
     commit = subprocess.run(
@@ -323,14 +347,17 @@ the program that needs most. Step time and MFU are the roofline's (a lower and a
 generation (each sample at full length) and training, and MFU counts both. Not all batches divide evenly: pretraining
 takes the nearest that does.
 
-All but TPU7x are compiled with the compiler's least effort (JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1), in a quarter of
-the time. Temporary memory then differs from a run's: a 1.3B update on v5e:4x4 has 3.9 GiB of temporaries with it and
-4.7 without. Without the variable a dry run compiles as a run does.
+Programs are compiled with the compiler's least effort (JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1), in a quarter of the
+time; temporary memory then differs from a run's by up to a fifth. Those marked * come within a fifth of the chip's memory
+and were compiled again as a run compiles them; so was all of TPU7x.
 """
     for chip in CHIPS:
         table = main_table(records, chip)
+        memory = CHIP_FIGURES[chip].memory / 2**30
         if len(table) > 2:
-            text += f"\n## {chip} ({GIB[chip]} GiB a device)\n" + "\n".join(table) + "\n"
+            text += (
+                f"\n## {chip} ({memory:.4g} GiB a device for programs)\n" + "\n".join(table) + "\n"
+            )
     saving = saving_table(records)
     if len(saving) > 2:
         text += """

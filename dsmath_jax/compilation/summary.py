@@ -8,7 +8,7 @@ from dsmath_jax.compilation.programs import Report
 from dsmath_jax.compilation.table import unasked_lines
 from dsmath_jax.training.hardware import Chip
 
-GENERATION = ("reshard", "prefill", "cache growth", "decode")
+GENERATION = ("reshard", "prefill", "cache growth", "decode", "greedy decode")
 
 
 def summary(
@@ -63,7 +63,7 @@ def _advice(config: ConfigDict, report: Report) -> str:
         everything[kind] = everything.get(kind, 0.0) + size
     kind = max(everything, key=lambda k: everything[k])
     size = everything[kind] / 2**30
-    if report.name in GENERATION:
+    if report.name.removeprefix("eval ") in GENERATION:
         change = (
             f"lower config.rl.max_rows (now {config.rl.max_rows}) or config.rl.max_new_tokens "
             f"(now {config.rl.max_new_tokens})"

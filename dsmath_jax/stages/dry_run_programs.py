@@ -95,7 +95,7 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
         yield from _generation_programs(config, generation_mesh, model, weights, kept)
     # ---- Training -------------------------------------------------------------------------------
     rows = _rl_rows(config, mesh)
-    flops = _flops(config, model_config)
+    flops = _flops(config, model_config, c.questions, c.group)
     sampled = {k: v for k, v in rows.items() if k in SAMPLED}
     yield Program(
         "log-probs",
@@ -156,27 +156,44 @@ def rl_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Program:
         mesh,
         Design(weight_gathers=3 * config.micro_batches),
         runs=c.updates_per_step,
-        model_flops=_flops(config, model_config)["train"] / c.updates_per_step,
+        model_flops=_flops(config, model_config, c.questions, c.group)["train"]
+        / c.updates_per_step,
     )
 
 
 def _generation_programs(config: ConfigDict, mesh, model, weights, kept) -> Programs:
-    """What the sampler compiles, for prompts of the greatest length."""
+    """What the sampler compiles, for prompts of the greatest length: for a step's questions, and
+    for the held-out ones, a sample each, whose prompts no group shares."""
+    c = config.rl
+    yield from _sampling(config, mesh, model, weights, kept, c.questions, c.group)
+    if config.data.num_heldout:
+        heldout = config.data.num_heldout
+        yield from _sampling(config, mesh, model, weights, kept, heldout, 1, evaluation=True)
+
+
+def _sampling(
+    config: ConfigDict, mesh, model, weights, kept, count: int, group: int, evaluation: bool = False
+) -> Programs:
+    """Prefill, cache growth and decoding of `group` samples of each of `count` questions; an
+    evaluation's are no part of a step, and may be greedy, too."""
     c, model_config = config.rl, model.config
     graph = nnx.split(model)[0]
-    questions = sampler.questions_at_once(c.questions, c.group, c.max_rows, mesh)
-    turns = -(-c.questions // questions)
+    questions = sampler.questions_at_once(count, group, c.max_rows, mesh)
+    turns = -(-count // questions)
+    runs = 0 if evaluation else turns
+    named = "eval {}".format if evaluation else str
+    flops = _flops(config, model_config, count, group)
     prompt = config.length - c.max_new_tokens
-    read = forward_flops(model_config, *_tokens_and_pairs(c.questions, prompt), 0)
+    read = forward_flops(model_config, *_tokens_and_pairs(count, prompt), 0)
     tokens, lengths = (_array(mesh, s, jnp.int32) for s in ((questions, prompt), (questions,)))
     kinds = {"params": "generation weights", "cache": "KV cache", "state": "samples"}
     compiled = yield Program(
-        "prefill",
+        named("prefill"),
         sampler._prefill,
-        (graph, weights, tokens, lengths, c.group, c.max_new_tokens),
+        (graph, weights, tokens, lengths, group, c.max_new_tokens),
         mesh,
         Design(weight_gathers=0),
-        runs=turns,
+        runs=runs,
         model_flops=read / turns,
         kinds=kinds,
         beside=kept,
@@ -191,43 +208,45 @@ def _generation_programs(config: ConfigDict, mesh, model, weights, kept) -> Prog
             # Where not even this has room, the next program says so.
             cache = _outputs(sampler._grow.lower(cache, sizes[-1]).compile())
     compiled = yield Program(
-        "cache growth",
+        named("cache growth"),
         sampler._grow,
         (cache, last),
         mesh,
         Design(weight_gathers=0),
-        runs=turns,
+        runs=runs,
         results="KV cache",
         beside=kept | {"generation": weights},
     )
     if compiled is None:
         return
     started = started._replace(cache=_outputs(compiled))
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (questions, c.group)))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (questions, group)))
     keys = _array(mesh, keys.shape, keys.dtype)
     eos_ids = jax.ShapeDtypeStruct((1,), jnp.int32)
-    written = _flops(config, model_config)["generate"] - read
-    yield Program(
-        "decode",
-        sampler._decode_until,
-        (graph, last, False, weights, started, keys, 1.0, eos_ids),
-        mesh,
-        Design(weight_gathers=0),
-        runs=turns,
-        model_flops=written / turns,
-        turns=c.max_new_tokens,
-        kinds=kinds,
-        beside=kept,
-    )
+    for greedy in (False, True) if evaluation and c.greedy_eval else (False,):
+        yield Program(
+            named("greedy decode" if greedy else "decode"),
+            sampler._decode_until,
+            (graph, last, greedy, weights, started, keys, 1.0, eos_ids),
+            mesh,
+            Design(weight_gathers=0),
+            runs=runs,
+            model_flops=(flops["generate"] - read) / turns,
+            turns=c.max_new_tokens,
+            kinds=kinds,
+            beside=kept,
+        )
 
 
-def _flops(config: ConfigDict, model_config: ModelConfig) -> dict[str, float]:
+def _flops(
+    config: ConfigDict, model_config: ModelConfig, questions: int, group: int
+) -> dict[str, float]:
     """Of one step, by phase, each sample at its full length."""
     c = config.rl
     return rl_flops(
         model_config,
-        np.full(c.questions, config.length - c.max_new_tokens),
-        np.full((c.questions, c.group), c.max_new_tokens),
+        np.full(questions, config.length - c.max_new_tokens),
+        np.full((questions, group), c.max_new_tokens),
         updates=c.updates_per_step,
         critic=c.algorithm == "ppo",
     )

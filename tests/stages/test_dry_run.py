@@ -38,10 +38,10 @@ def spread(mesh, shape, *axes, dtype=jnp.float32):
 
 
 @pytest.mark.parametrize(("name", "chip", "devices", "memory"), [
-    ("v5e:2x4", "TPU v5e", 8, 16),
-    ("v5p:4x4x4", "TPU v5p", 64, 95),
-    ("v6e:16x16", "TPU v6e", 256, 32),
-    ("tpu7x:2x2x1", "TPU7x, one of a chip's two devices", 8, 96),
+    ("v5e:2x4", "TPU v5e", 8, 15.75),
+    ("v5p:4x4x4", "TPU v5p", 64, 95.74),
+    ("v6e:16x16", "TPU v6e", 256, 31.25),
+    ("tpu7x:2x2x1", "TPU7x, one of a chip's two devices", 8, 94.75),
 ])  # fmt: skip
 def test_slices(name, chip, devices, memory):
     found, made_of = open_topology(name)
@@ -179,7 +179,9 @@ def test_all_of_rl_and_what_grpo_saves(tmp_path):
         assert dry_run(config, "v5e:2x2", out, largest=False)
         records[algorithm] = json.loads(out.read_text())
     grpo, ppo = ({p["name"]: p for p in records[a]["programs"]} for a in ("grpo", "ppo"))
-    common = ["reshard", "prefill", "cache growth", "decode", "log-probs", "update"]
+    evaluation = [f"eval {n}" for n in ("prefill", "cache growth", "decode", "greedy decode")]
+    sampling = ["reshard", "prefill", "cache growth", "decode", *evaluation]
+    common = [*sampling, "log-probs", "update"]
     assert list(grpo) == common and set(ppo) == {*common, "values"}
     assert (grpo["prefill"]["runs"], grpo["decode"]["runs"]) == (2, 2)
     kinds = ("critic", "critic's optimizer")
@@ -191,6 +193,10 @@ def test_all_of_rl_and_what_grpo_saves(tmp_path):
     # 2 layers, 4 heads of 32, over 4 devices, in bfloat16.
     cache = 2 * 2 * 4 * 32 * (32 * 64 + 4 * 64) * 2 / 4
     assert grpo["decode"]["memory"]["KV cache"] == pytest.approx(cache, rel=0.01)
+    # Evaluation: 32 samples of 32 questions, each with a prompt of its own.
+    cache = 2 * 2 * 4 * 32 * 32 * (64 + 64) * 2 / 4
+    assert grpo["eval decode"]["memory"]["KV cache"] == pytest.approx(cache, rel=0.01)
+    assert grpo["eval greedy decode"]["runs"] == 0
     weights = grpo["decode"]["memory"]["generation weights"]
     assert weights == pytest.approx(2 * records["grpo"]["parameters"] / 2, rel=0.05)
     for programs in (grpo, ppo):
