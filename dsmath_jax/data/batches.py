@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, SupportsIndex
 
@@ -22,6 +23,7 @@ from dsmath_jax.data.packing import Batch, Rows
 from dsmath_jax.data.prompts import encode_prompt
 from dsmath_jax.data.sources import Example
 from dsmath_jax.data.tokenizers import Tokenizer
+from dsmath_jax.data.too_long import indices_that_fit
 
 READ_AHEAD = 2  # batches, in each thread or worker process
 
@@ -137,24 +139,35 @@ def heldout_batches(
 
 
 def encode_questions(
-    examples: Sequence[Example], tokenizer: Tokenizer, *, prompt: str, max_tokens: int
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    *,
+    prompt: str,
+    max_tokens: int,
+    max_rejected_share: float = 0.0,
+    rejected: pathlib.Path | None = None,
 ) -> list[dict[str, Any]]:
     """{"index", "ids" of the prompt, and the example's fields} each, for RL.
 
+    Args:
+      max_rejected_share, rejected: of questions with more than `max_tokens`, how many are left out,
+        and where they are listed.
+
     Raises:
-      InputError: a question has more than `max_tokens`, or there is no such prompt.
+      InputError: more have, or there is no such prompt.
     """
     Encoding(prompt)
-    rows = []
-    for index, example in enumerate(examples):
-        ids = encode_prompt(tokenizer, example["question"], prompt)
-        if len(ids) > max_tokens:
-            raise InputError(
-                f"the question that starts {example['question'][:60]!r} has {len(ids)} tokens with "
-                f"its prompt; config.length less config.rl.max_new_tokens leaves {max_tokens}"
-            )
-        rows.append({"index": index, "ids": ids, **example})
-    return rows
+    ids = [encode_prompt(tokenizer, example["question"], prompt) for example in examples]
+    kept = indices_that_fit(
+        np.array([len(i) for i in ids], np.int64),
+        max_tokens,
+        lambda i: examples[i]["question"],
+        what="question",
+        why=f" with its prompt; config.length less config.rl.max_new_tokens leaves {max_tokens}",
+        allowed=max_rejected_share,
+        rejected=rejected,
+    )
+    return [{"index": i, "ids": ids[i], **examples[i]} for i in kept.tolist()]
 
 
 class Questions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import pathlib
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -17,6 +18,7 @@ import numpy as np
 from dsmath_jax.data.documents import Documents
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.data.tokenizers import Tokenizer
+from dsmath_jax.data.too_long import indices_that_fit
 
 T = TypeVar("T")
 Batch = dict[str, np.ndarray]
@@ -120,9 +122,11 @@ class ExampleRows:
 
     Args:
       repeat: False for held-out data: one epoch.
+      max_rejected_share, rejected: of examples that do not fit in `length`, how many are left out,
+        and where they are listed.
 
     Raises:
-      InputError: an example does not fit in `length`.
+      InputError: more do not fit.
     """
 
     def __init__(
@@ -134,18 +138,23 @@ class ExampleRows:
         length: int,
         seed: int,
         repeat: bool = True,
+        max_rejected_share: float = 0.0,
+        rejected: pathlib.Path | None = None,
     ):
         _refuse_empty(name, documents)
         self.name, self.documents, self.length = name, documents, length
         self.seed, self.repeat = seed, repeat
-        lengths = documents.lengths
-        if lengths.max() > length:
-            ids = documents.ids(int(lengths.argmax()))
-            raise InputError(
-                f"the example that starts {tokenizer.decode(ids[:200])[:60]!r} has {len(ids)} "
-                f"tokens, more than config.length={length}: raise it, or shorten the example"
-            )
-        self.total = int(documents.offsets[-1])
+        self._kept = indices_that_fit(
+            documents.lengths,
+            length,
+            lambda i: tokenizer.decode(documents.ids(i)[:200]),
+            what="example",
+            why=f", more than config.length={length}: raise it, or shorten the example",
+            allowed=max_rejected_share,
+            rejected=rejected,
+        )
+        self._lengths = lengths = documents.lengths[self._kept]
+        self.total = int(lengths.sum())
         planned = permutation(len(lengths), seed, name, "plan")
         rows = best_fit(lengths[planned], length)
         self.per_epoch = int(rows.max()) + 1
@@ -157,12 +166,12 @@ class ExampleRows:
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The example of each slot, the order of the rows, and tokens before each row."""
-        shuffled = permutation(len(self.documents), self.seed, self.name, epoch)
-        by_length = shuffled[np.argsort(self.documents.lengths[shuffled], kind="stable")]
+        shuffled = permutation(len(self._kept), self.seed, self.name, epoch)
+        by_length = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
         examples = np.empty_like(by_length)
         examples[self._slots_by_length] = by_length
         order = permutation(self.per_epoch, self.seed, self.name, f"rows {epoch}")
-        used = np.add.reduceat(self.documents.lengths[examples], self._row_begins[:-1])
+        used = np.add.reduceat(self._lengths[examples], self._row_begins[:-1])
         return examples, order, np.concatenate([[0], np.cumsum(used[order])])
 
     def fill(self, row: int, batch: Batch, at: int) -> None:
@@ -173,7 +182,7 @@ class ExampleRows:
         first, last = self._row_begins[order[inside] : order[inside] + 2]
         starts = self.documents.starts
         begin = 0
-        for segment, example in enumerate(examples[first:last], 1):
+        for segment, example in enumerate(self._kept[examples[first:last]], 1):
             ids = self.documents.ids(example)
             end = begin + len(ids)
             batch["tokens"][at, begin:end] = ids
@@ -191,7 +200,7 @@ class ExampleRows:
 
     def identity(self) -> dict[str, Any]:
         content = self.documents.digest()
-        return {"examples": len(self.documents), "tokens": self.total, "content": content}
+        return {"examples": len(self._kept), "tokens": self.total, "content": content}
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:

@@ -141,6 +141,10 @@ def _train(config: ConfigDict) -> None:
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config_name()}")
     if flags.FLAGS.profile:
         config.log.profile = flags.FLAGS.profile
+    for name, path in (("workdir", flags.FLAGS.workdir), ("config.data.cache", config.data.cache)):
+        if re.match(r"[a-z][a-z0-9+.-]*://", path):
+            raise InputError(f"--{name}={path}: it must be a directory; mount what is behind it")
+    hosts.require_shared(workdir, config.host_timeout)
     finished = run_stages(config, workdir)
     print(f"{'done' if finished else 'stopped'}: {workdir}/report.html", file=sys.stderr)
 

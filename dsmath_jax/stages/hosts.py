@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import pathlib
 import re
 import signal
 import subprocess
 import sys
+import time
 
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.training.errors import TrainingError
@@ -79,6 +82,50 @@ def join(timeout: int) -> None:
         ) from None
     except RuntimeError as e:
         raise TrainingError(f"the processes of this run did not meet: {_first_line(e)}") from None
+
+
+def require_shared(directory: pathlib.Path, timeout: int) -> None:
+    """Checks that all processes of the run see one directory: they write one checkpoint there.
+
+    Args:
+      timeout: seconds until what process 0 wrote must be there (network filesystems show it late).
+
+    Raises:
+      InputError: on every process, where some do not find what process 0 wrote.
+    """
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return
+    number = int.from_bytes(os.urandom(3)) if jax.process_index() == 0 else 0
+    number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    mark = directory / f".seen-by-all-{number}"
+    if jax.process_index() == 0:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    multihost_utils.sync_global_devices("the mark is written")
+    seen = multihost_utils.process_allgather(np.array([_appears(mark, timeout)])).ravel()
+    if jax.process_index() == 0:
+        mark.unlink(missing_ok=True)
+    if not seen.all():
+        blind = ", ".join(str(i) for i in np.flatnonzero(~seen))
+        with contextlib.suppress(OSError):  # a directory that this made
+            directory.rmdir()
+        raise InputError(
+            f"--workdir={directory} of process 0 is not seen by process {blind}: give every host "
+            "the same directory on a filesystem that they share, as --workdir=/shared/runs/NAME"
+        )
+
+
+def _appears(path: pathlib.Path, timeout: int) -> bool:
+    end = time.monotonic() + timeout
+    while not path.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def joined() -> bool:

@@ -43,10 +43,19 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     examples = load_examples(config.data, "train", workdir)
     heldout = load_examples(config.data, "heldout", workdir)
     tokenizer = setup.open_tokenizer(config, workdir, examples)
-    room = config.length - rl.max_new_tokens
-    rows = encode_questions(examples, tokenizer, prompt=config.data.prompt, max_tokens=room)
+
+    def encoded(examples, split):
+        return encode_questions(
+            examples,
+            tokenizer,
+            prompt=config.data.prompt,
+            max_tokens=config.length - rl.max_new_tokens,
+            max_rejected_share=config.data.max_rejected_share,
+            rejected=workdir / f"too_long_{split}.jsonl",
+        )
+
+    rows, heldout = encoded(examples, "train"), encoded(heldout, "heldout")
     questions = question_batches(rows, batch_size=rl.questions, seed=config.seed)
-    heldout = encode_questions(heldout, tokenizer, prompt=config.data.prompt, max_tokens=room)
     # ---- Mesh, model, optimizer -----------------------------------------------------------------
     mesh = setup.open_mesh(config)
     generation_mesh = setup.open_generation_mesh(config, mesh)

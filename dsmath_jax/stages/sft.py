@@ -30,8 +30,19 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
 
     def rows(parts, split):
         documents = load_documents(parts, config.data, split, tokenizer, encoding, workdir)
-        options = {"length": config.length, "seed": config.seed, "repeat": split == "train"}
-        return [ExampleRows(name, d, tokenizer, **options) for name, d in documents.items()]
+        return [
+            ExampleRows(
+                name,
+                d,
+                tokenizer,
+                length=config.length,
+                seed=config.seed,
+                repeat=split == "train",
+                max_rejected_share=config.data.max_rejected_share,
+                rejected=workdir / f"too_long_{split}_{name}.jsonl",
+            )
+            for name, d in documents.items()
+        ]
 
     mixture = Mixture(rows(parts, "train"), {part.name: part.weight for part in parts})
     # ---- Train ----------------------------------------------------------------------------------

@@ -172,6 +172,14 @@ def test_too_long_is_refused_with_its_lengths(tokenizer):
         encode_questions(EXAMPLES, tokenizer, prompt="plain", max_tokens=10)
 
 
+def test_questions_that_are_too_long_are_left_out_and_keep_their_numbers(tokenizer, tmp_path):
+    examples = [*EXAMPLES[:3], EXAMPLES[3] | {"question": "2 + 2? " * 100}, *EXAMPLES[4:]]
+    options = {"prompt": "plain", "max_tokens": 100, "max_rejected_share": 0.01}
+    rows = encode_questions(examples, tokenizer, **options, rejected=tmp_path / "long.jsonl")
+    assert [row["index"] for row in rows] == [i for i in range(len(EXAMPLES)) if i != 3]
+    assert json.loads((tmp_path / "long.jsonl").read_text())["index"] == 3
+
+
 def test_heldout_rows_come_once_and_the_last_batch_is_filled_up(tokenizer):
     rows = example_rows(tokenizer, repeat=False)
     batches = list(heldout_batches(rows, 7))

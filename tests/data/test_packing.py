@@ -171,6 +171,23 @@ def test_too_long_an_example_is_refused():
         example_rows([3, 9, 8], 8)
 
 
+def test_too_long_examples_are_left_out_up_to_a_share_and_listed(tmp_path):
+    listed = tmp_path / "too_long.jsonl"
+    lengths = [3, 9, 8, 5, 4, 12, 8, 2]
+    with pytest.raises(InputError, match=r"2 of 8 are too long.*max_rejected_share=0.2"):
+        example_rows(lengths, 8, max_rejected_share=0.2, rejected=listed)
+    assert not listed.exists()
+    rows = example_rows(lengths, 8, max_rejected_share=0.25, rejected=listed)
+    assert [json.loads(line)["index"] for line in listed.open()] == [1, 5]
+    batch = filled(rows, range(rows.per_epoch))
+    same = example_rows([n for n in lengths if n <= 8], 8)
+    assert rows.per_epoch == same.per_epoch and rows.total == same.total == 30
+    assert (batch["segment_ids"] > 0).sum() == 30
+    shown = sorted(batch["tokens"][batch["segment_ids"] > 0].tolist())
+    kept = documents(lengths)
+    assert shown == sorted(t for i, n in enumerate(lengths) if n <= 8 for t in kept.ids(i).tolist())
+
+
 # ---- Both -------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,10 @@ GOOD = {"question": "1+1?", "answer": "#### 2"}
         ([RL, "--config.spikes.skip=True"], "config.spikes.skip=True: not for RL"),
         ([RL, "--config.rl.temperature=0.0"], "config.rl.temperature=0.0: must be above 0"),
         ([SFT, "--config.data.path=/nowhere.jsonl"], "/nowhere.jsonl does not exist"),
+        (
+            [SFT, "--config.data.cache=gs://bucket/tokens"],
+            "gs://bucket/tokens: it must be a directory",
+        ),
         ([SFT, "--config.init.checkpoint=/nowhere"], "/nowhere is not a directory"),
         ([SFT, "--config.tokenizer=/nowhere"], "/nowhere"),
         ([SFT, "--config.model=huge"], "config.model='huge' is neither one of deepseek_7b"),

@@ -48,7 +48,7 @@ sys.addaudithook(note)
 class Run:
     """launch/train.py as `hosts` processes on loopback; their logs are in `logs`."""
 
-    def __init__(self, flags, workdir, *, hosts=2, devices=4, environments=None):
+    def __init__(self, flags, workdir, *, hosts=2, devices=4, environments=None, workdirs=None):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -61,7 +61,8 @@ class Run:
                 "JAX_PROCESS_ID": str(i),
             }
             environment |= environments[i] if environments else {}
-            command = [sys.executable, "launch/train.py", *flags, f"--workdir={workdir}"]
+            command = [sys.executable, "launch/train.py", *flags]
+            command += [f"--workdir={workdirs[i] if workdirs else workdir}"]
             command += [f"--config.distributed={hosts > 1}", "--config.host_timeout=20"]
             with self.logs[i].open("w") as log:
                 self.processes.append(
@@ -112,6 +113,17 @@ def test_two_processes_train_like_one_and_the_first_writes(stage, tmp_path):
     first, second = written(0), written(1)
     assert {"config.json.partial", "metrics.jsonl", "report.html"} <= {p.name for p in first}
     assert {p.parts[0] for p in second} <= {"checkpoints"}
+
+
+def test_hosts_that_do_not_share_the_directory_are_told(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    run = Run(FLAGS["sft"], here / "run", workdirs=[here / "run", there / "run"])
+    assert run.statuses(timeout=120) == [2, 2]
+    for host in (0, 1):
+        assert f"--workdir={(here, there)[host] / 'run'} of process 0 is not seen" in run.log(host)
+    assert list(here.glob("run")) == list(there.glob("run")) == []
 
 
 def test_a_host_is_stopped_then_killed_then_the_other_and_a_checkpoint_damaged(tmp_path):
