@@ -77,7 +77,7 @@ def run_on():
     def run(devices: int, program: str, *arguments: str):
         command = [sys.executable, "-c", program, *arguments]
         env = cpu_devices(devices)
-        process = subprocess.run(command, capture_output=True, text=True, env=env)
+        process = subprocess.run(command, capture_output=True, text=True, env=env, cwd=REPO)
         assert process.returncode == 0, process.stderr[-3000:]
         return json.loads(process.stdout.splitlines()[-1])
 

@@ -1,14 +1,16 @@
 """Speed of the training step that `launch/train.py` runs, by shape of model.
 
-    python launch/bench.py --config=configs/bench/train_step.py:cpu --config.measure.torch=True
+    python launch/bench.py --config=configs/bench/train_step.py
     python launch/bench.py --config=configs/bench/train_step.py:1_3b
     python launch/bench.py --config=configs/bench/train_step.py:7b
 
-"cpu" (the default): 34M parameters in float32, 4 rows of 512 tokens, any machine, one minute; with
-`measure.torch` side by side with transformers and torch's AdamW (`pip install -e '.[parity]'`).
-"1_3b" and "7b": DeepSeek's shapes in bfloat16 at 4K, sized for one chip of 141 GB (what fills it:
-docs/speed.md); on more chips raise batch_size.
+":cpu" (the default): 34M parameters in float32, 4 rows of 512 tokens, any machine, two minutes;
+side by side with transformers and torch's AdamW where they are installed (`pip install -e
+'.[parity]'`). ":1_3b" and ":7b": DeepSeek's shapes in bfloat16 at 4K, sized for one chip of 140 GiB
+(what fills it: docs/speed.md); on more chips raise batch_size.
 """
+
+import importlib.util
 
 from ml_collections import ConfigDict
 
@@ -25,7 +27,7 @@ def get_config(arg=""):
     c.measure = ConfigDict()
     c.measure.steps = 5  # timed together, once a round
     c.measure.rounds = 3
-    c.measure.torch = False  # also time transformers and torch on the processor, in turn
+    c.measure.torch = False  # also time transformers and torch on the processor, in turn (":cpu")
     c.micro_batches = 1
     if arg in ("", "cpu"):
         c.model = "tiny"
@@ -41,6 +43,7 @@ def get_config(arg=""):
         c.dtype = "float32"
         c.length = 512
         c.batch_size = 4
+        c.measure.torch = all(map(importlib.util.find_spec, ("torch", "transformers")))
         c.remat = "dots"  # 5% faster than "none": what is written and read costs more than SiLU
         return c
     c.model = f"deepseek_{arg}"

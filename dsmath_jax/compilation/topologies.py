@@ -41,13 +41,15 @@ def open_topology(name: str) -> tuple[list[jax.Device], Chip]:
             f"--dry_run={name}: write CHIP:SHAPE with one of {', '.join(NAMES)} and its chips "
             f"along each dimension, as in {EXAMPLES}"
         )
+    sizes = [int(n) for n in match[2].split("x")]
+    if not _exists(match[1], sizes):  # on some of these libtpu ends the process
+        raise InputError(f"--dry_run={name}: there is no such slice; possible are {EXAMPLES}")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("--dry_run compiles with libtpu: pip install -e '.[tpu]'")
     os.environ.update(ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
 
-    sizes = [int(n) for n in match[2].split("x")]
     host = tuple(2 if n < 2 and size % 2 == 0 else 1 for n, size in enumerate([*sizes, 1][:3]))
     try:
         with captured_stderr():
@@ -64,6 +66,20 @@ def open_topology(name: str) -> tuple[list[jax.Device], Chip]:
             f"--dry_run={name}: libtpu knows no such slice ({first}); possible are {EXAMPLES}"
         ) from None
     return list(devices), CHIPS[match[1]]
+
+
+def _exists(chip: str, sizes: list[int]) -> bool:
+    """v5e and v6e: rectangles to 16x16. v5p and TPU7x: three dimensions, of 1, 2 or whole cubes of
+    4, to 16x16x24."""
+    if chip in ("v5e", "v6e"):
+        return (
+            len(sizes) == 2
+            and sizes == sorted(sizes)
+            and all(n in (1, 2, 4, 8, 16) for n in sizes)
+            and sizes[1] <= 2 * sizes[0]
+        )
+    possible = len(sizes) == 3 and all(n in (1, 2) or (n and n % 4 == 0) for n in sizes)
+    return possible and all(n <= most for n, most in zip(sorted(sizes), (16, 16, 24), strict=True))
 
 
 @contextlib.contextmanager

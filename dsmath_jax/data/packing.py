@@ -31,6 +31,8 @@ class Rows(Protocol):
     name: str
     length: int
     per_epoch: int
+    documents: Documents
+    total: int  # tokens of an epoch
 
     def fill(self, row: int, batch: Batch, at: int) -> None:
         """Writes row `row` into `batch[...][at]`, which holds zeros."""

@@ -124,6 +124,9 @@ def _start(run: Callable[[ConfigDict], None], argv: list[str]) -> None:
         print(f"XLA flags that are not known here: {', '.join(unknown)}", file=sys.stderr)
     if "dry_run" in flags.FLAGS and flags.FLAGS.dry_run:  # launch/bench.py has no such flag
         _dry_run(config, flags.FLAGS.dry_run)
+    if "tokenise" in flags.FLAGS and flags.FLAGS.tokenise:
+        _tokenise(config)
+        return
     if config.distributed:
         if not hosts.is_worker():
             os._exit(hosts.supervise())
@@ -137,16 +140,33 @@ def config_name() -> str:
     return "-".join(filter(None, (pathlib.Path(path).stem, argument)))
 
 
-def _train(config: ConfigDict) -> None:
-    workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config_name()}")
-    if flags.FLAGS.profile:
-        config.log.profile = flags.FLAGS.profile
+def _workdir(config: ConfigDict) -> pathlib.Path:
     for name, path in (("workdir", flags.FLAGS.workdir), ("config.data.cache", config.data.cache)):
         if re.match(r"[a-z][a-z0-9+.-]*://", path):
             raise InputError(f"--{name}={path}: it must be a directory; mount what is behind it")
+    return pathlib.Path(flags.FLAGS.workdir or f"runs/{config_name()}")
+
+
+def _train(config: ConfigDict) -> None:
+    workdir = _workdir(config)
+    if flags.FLAGS.profile:
+        config.log.profile = flags.FLAGS.profile
+    hosts.require_same(config.to_dict())
     hosts.require_shared(workdir, config.host_timeout)
     finished = run_stages(config, workdir)
     print(f"{'done' if finished else 'stopped'}: {workdir}/report.html", file=sys.stderr)
+
+
+def _tokenise(config: ConfigDict) -> None:
+    from dsmath_jax.stages import pretrain, sft
+
+    check_stage(config)
+    open_data = {"pretrain": pretrain.open_data, "sft": sft.open_data}.get(config.stage)
+    if open_data is None:
+        raise InputError("--tokenise is for pretraining and fine-tuning: RL's questions are few")
+    for rows in open_data(config, _workdir(config))[1].sources:
+        tokens = f"{rows.total:,} tokens in {len(rows.documents):,} documents"
+        print(f"{rows.name}: {tokens}, {rows.per_epoch:,} rows of {config.length} an epoch")
 
 
 def _dry_run(config: ConfigDict, topology: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import pathlib
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.training.errors import TrainingError
@@ -34,8 +36,15 @@ def supervise() -> int:
     command = [sys.executable, *sys.orig_argv[1:]]
     environment = os.environ | {_PARENT: str(os.getpid())}
     worker = subprocess.Popen(command, env=environment, process_group=0)
+    signals = 0
+
+    def pass_on(number: int, frame: Any) -> None:
+        nonlocal signals
+        signals += 1
+        worker.send_signal(number if signals < 3 else signal.SIGKILL)  # the third means it
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, _: worker.send_signal(n))
+        signal.signal(number, pass_on)
     status = worker.wait()
     if status >= 0:
         return status
@@ -68,8 +77,7 @@ def join(timeout: int) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     count, index = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
-    if address and not re.search(r":\d+$", address):
-        raise InputError(f"JAX_COORDINATOR_ADDRESS={address}: it must be HOST:PORT of process 0")
+    check_variables(address, count, index)
     try:
         jax.distributed.initialize(
             num_processes=count, process_id=index, heartbeat_timeout_seconds=timeout
@@ -82,6 +90,58 @@ def join(timeout: int) -> None:
         ) from None
     except RuntimeError as e:
         raise TrainingError(f"the processes of this run did not meet: {_first_line(e)}") from None
+
+
+def check_variables(address: str | None, count: int | None, index: int | None) -> None:
+    """Refuses values of the three variables that do not go together.
+
+    Raises:
+      InputError: names the variable.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    missing = [n for n, v in zip(names, (address, count, index), strict=True) if v in (None, "")]
+    if missing and len(missing) < 3:
+        raise InputError(f"{', '.join(missing)} is not set, but others of {', '.join(names)} are")
+    if address and not re.search(r":\d+$", address):
+        raise InputError(f"JAX_COORDINATOR_ADDRESS={address}: it must be HOST:PORT of process 0")
+    if count is not None and index is not None and index >= count:
+        raise InputError(
+            f"JAX_PROCESS_ID={index}: with JAX_NUM_PROCESSES={count} it is 0 to {count - 1}"
+        )
+
+
+def require_same(config: dict[str, Any]) -> None:
+    """Checks that all processes of the run have one configuration: else they would wait for each
+    other for ever.
+
+    Raises:
+      InputError: on every process, with a field that differs.
+    """
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return
+    own = np.frombuffer(json.dumps(config, sort_keys=True, default=str).encode(), np.uint8)
+    longest = multihost_utils.process_allgather(np.array([len(own)])).max()
+    padded = np.pad(own, (0, int(longest) - len(own)), constant_values=ord(" "))
+    rows = multihost_utils.process_allgather(padded).reshape(-1, int(longest))
+    first, *others = (json.loads(row.tobytes()) for row in rows)
+    for number, other in enumerate(others, 1):
+        if differs := differences(first, other, "config"):
+            raise InputError(
+                f"the hosts have different configurations: process 0 and process {number} in "
+                f"{', '.join(differs[:3])}: give every host the same command"
+            )
+
+
+def differences(old: Any, new: Any, name: str) -> list[str]:
+    """["config.steps 5 -> 6", ...] of two nested dicts."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{name}.{k}")]
+    return [] if old == new else [f"{name} {old!r} -> {new!r}"]
 
 
 def require_shared(directory: pathlib.Path, timeout: int) -> None:
@@ -114,8 +174,8 @@ def require_shared(directory: pathlib.Path, timeout: int) -> None:
         with contextlib.suppress(OSError):  # a directory that this made
             directory.rmdir()
         raise InputError(
-            f"--workdir={directory} of process 0 is not seen by process {blind}: give every host "
-            "the same directory on a filesystem that they share, as --workdir=/shared/runs/NAME"
+            f"--workdir={directory}: process {blind} does not see what process 0 wrote there; give "
+            "every host the same directory, on a filesystem that they share"
         )
 
 

@@ -14,6 +14,7 @@ from dsmath_jax.data.corpus import first_examples, load_documents, open_parts
 from dsmath_jax.data.documents import Encoding
 from dsmath_jax.data.mixture import Mixture
 from dsmath_jax.data.packing import DocumentRows
+from dsmath_jax.data.tokenizers import Tokenizer
 from dsmath_jax.stages import setup
 from dsmath_jax.stages.supervised import fit
 from dsmath_jax.training.loop import Result
@@ -21,7 +22,14 @@ from dsmath_jax.training.loop import Result
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     """Trains on `config.data` for `config.steps` batches of batch_size x length tokens."""
-    # ---- Data: documents ------------------------------------------------------------------------
+    return fit(config, workdir, *open_data(config, workdir))
+
+
+def open_data(
+    config: ConfigDict, workdir: pathlib.Path
+) -> tuple[Tokenizer, Mixture, list[DocumentRows]]:
+    """The tokenizer, the mixture of documents to train on, and the held-out rows of each source;
+    tokenises what is in no cache yet."""
     parts = open_parts(config.data, "train")
     heldout_parts = open_parts(config.data, "heldout")
     tokenizer = setup.open_tokenizer(config, workdir, first_examples(parts, config.data))
@@ -32,5 +40,4 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         return [DocumentRows(name, d, **options) for name, d in documents.items()]
 
     mixture = Mixture(rows(parts, "train"), {part.name: part.weight for part in parts})
-    # ---- Train ----------------------------------------------------------------------------------
-    return fit(config, workdir, tokenizer, mixture, rows(heldout_parts, "heldout"))
+    return tokenizer, mixture, rows(heldout_parts, "heldout")

@@ -38,6 +38,7 @@ from dsmath_jax.models.sharding import (
     rearrange,
 )
 from dsmath_jax.models.transformer import Transformer, init_params
+from dsmath_jax.stages.hosts import differences
 from dsmath_jax.training.optimizer import make_optimizer
 
 
@@ -278,17 +279,10 @@ def write_run_files(
     new = config.to_dict()
     if (workdir / "config.json").exists():
         old = json.loads((workdir / "config.json").read_text())
-        for change in _differences(old, new, "config"):
+        for change in differences(old, new, "config"):
             print(f"changed since this run began: {change}", file=sys.stderr)
     files = {"config.json": new, "model.json": dataclasses.asdict(model_config), SOURCE_CONFIG: ids}
     for name, content in files.items():
         beside = workdir / f"{name}.partial"
         beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         beside.replace(workdir / name)
-
-
-def _differences(old: Any, new: Any, name: str) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(k for k in new if k not in old)]
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}")]
-    return [] if old == new else [f"{name} {old!r} -> {new!r}"]

@@ -14,6 +14,7 @@ from dsmath_jax.data.corpus import first_examples, load_documents, open_parts
 from dsmath_jax.data.documents import Encoding
 from dsmath_jax.data.mixture import Mixture
 from dsmath_jax.data.packing import ExampleRows
+from dsmath_jax.data.tokenizers import Tokenizer
 from dsmath_jax.stages import setup
 from dsmath_jax.stages.supervised import fit
 from dsmath_jax.training.loop import Result
@@ -21,8 +22,15 @@ from dsmath_jax.training.loop import Result
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     """Trains on `config.data` for `config.steps` batches of batch_size x length tokens."""
+    return fit(config, workdir, *open_data(config, workdir))
+
+
+def open_data(
+    config: ConfigDict, workdir: pathlib.Path
+) -> tuple[Tokenizer, Mixture, list[ExampleRows]]:
+    """The tokenizer, the mixture of examples to train on, and the held-out rows of each source;
+    tokenises what is in no cache yet."""
     setup.refuse_text_field(config)
-    # ---- Data: questions and solutions ----------------------------------------------------------
     parts = open_parts(config.data, "train")
     heldout_parts = open_parts(config.data, "heldout")
     encoding = Encoding(config.data.prompt)
@@ -45,5 +53,4 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         ]
 
     mixture = Mixture(rows(parts, "train"), {part.name: part.weight for part in parts})
-    # ---- Train ----------------------------------------------------------------------------------
-    return fit(config, workdir, tokenizer, mixture, rows(heldout_parts, "heldout"))
+    return tokenizer, mixture, rows(heldout_parts, "heldout")

@@ -99,13 +99,17 @@ def run(
     last_time = time.monotonic()
 
     def write_pending() -> None:
-        """The line of the step before: its numbers are there without waiting for the device."""
-        nonlocal pending
+        """The line of the step before, while the devices compute the next. A step's time goes from
+        the end of the one before it, or of what was done in between, to its own."""
+        nonlocal pending, last_time
         if pending is None:
             return
         step, values = pending
         pending = None
         values = {k: float(v) for k, v in jax.device_get(values).items()}
+        now = time.monotonic()
+        values["time/step"], last_time = now - last_time, now
+        values["data_wait"] /= values["time/step"]
         spike = {k: values.pop(k) for k in [*values] if k.startswith("spike/")}
         values |= speed(values, devices, chip)
         untold = (FLOPS, *(TIMES if profiler.covers(step) else ()))
@@ -135,21 +139,23 @@ def run(
         if first == 0 and config.eval.every:
             evaluation(0)
         for step in range(first + 1, config.steps + 1):
+            if profiler.begins_with(step):
+                write_pending()  # before the trace begins, which takes time
             with profiler.step(step, state):
                 with phases("data"):
                     batch = next(data)
                 waited = phases.seconds["data"] if pending is None or _done(pending[1]) else 0.0
                 state, values = step_fn(state, batch, step, phases)
             write_pending()
-            now = time.monotonic()
-            values = dict(values)
-            values |= {"learning_rate": learning_rate(step - 1), "time/step": now - last_time}
-            values["data_wait"] = waited / values["time/step"]
-            pending, last_time = (step, values | phases.take()), now
+            values = values | {"learning_rate": learning_rate(step - 1), "data_wait": waited}
+            pending = (step, values | phases.take())
+            if waits:
+                write_pending()
             due = step == config.steps or (config.eval.every and step % config.eval.every == 0)
             stopping = agreed(stop.is_set())  # once: it may change at any moment
             if profiler.active and (step >= profiler.last or stopping or due):
                 status.note(f"{config.stage}: {profiler.stop(state)}")
+                write_pending()
                 last_time = time.monotonic()
             saving = due or stopping or step % config.checkpoint.every == 0
             if saving:
@@ -161,6 +167,8 @@ def run(
             if stopping:
                 status.note(f"{config.stage}: stopped at step {step}; the same command goes on")
                 break
+        if config.log.profile and profiler.first > int(state.step):
+            status.note(f"{config.stage}: no trace, the run has ended before step {profiler.first}")
         checkpoints.close()
         stopping = stopping or agreed.now(stop.is_set())
     metrics.close()

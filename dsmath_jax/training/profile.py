@@ -56,6 +56,9 @@ class Profiler:
         self.last = self.first + count - 1
         self.active = False
 
+    def begins_with(self, step: int) -> bool:
+        return step == self.first <= self.last
+
     def covers(self, step: int) -> bool:
         """Whether a step is traced, and so not a measure of speed."""
         return self.first <= step <= self.last
@@ -63,7 +66,7 @@ class Profiler:
     @contextlib.contextmanager
     def step(self, step: int, before: Any) -> Iterator[None]:
         """Around the step; `before` are arrays that must be ready for a trace to begin."""
-        if step == self.first <= self.last:
+        if self.begins_with(step):
             jax.block_until_ready(before)
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # it slows what it watches

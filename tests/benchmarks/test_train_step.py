@@ -1,5 +1,6 @@
 """The benchmark of the training step: what it runs, what it counts, what it writes."""
 
+import importlib.util
 import json
 
 import pytest
@@ -42,6 +43,11 @@ def test_numbers_fit_together_and_are_written_down(launch, tmp_path):
     assert result["config"]["length"] == 32
     assert result["versions"]["jax"] and result["machine"]["cores"] >= 1
     assert "tokens_per_s" in process.stdout
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
+        low, middle, high = (
+            numbers["torch"][f"ours_over_torch{end}"] for end in ("_lowest", "", "_highest")
+        )
+        assert 0 < low <= middle <= high
 
 
 def test_unknown_benchmark_is_refused(launch):

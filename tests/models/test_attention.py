@@ -108,7 +108,7 @@ def mesh_of(platform, sequence=1):
 
 
 def test_flash_lowers_for_cuda_without_an_array_of_length_by_length():
-    length = 1024
+    length = 4096
 
     def gradient(q, k, v, segments, d_out):
         return jax.vjp(lambda *x: causal_attention(*x, segments), q, k, v)[1](d_out)

@@ -46,6 +46,19 @@ def config(tmp_path):
     return path
 
 
+def test_tokenising_alone_makes_the_caches_that_training_uses(config, tmp_path, launch):
+    flags = (f"--config={config}", f"--workdir={tmp_path / 'run'}", "--config.steps=1")
+    said = launch("train.py", *flags, "--tokenise", check=True).stdout
+    assert [line.split(":")[0] for line in said.splitlines()] == ["asked", "odd", "worked"]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "token_cache").glob("*/tokens.bin")}
+    caches = sorted(p.name.rsplit("-", 1)[0] for p in (tmp_path / "token_cache").glob("[a-z]*"))
+    assert caches == ["asked_heldout", "asked_train", "odd_train", "worked_heldout", "worked_train"]
+    launch("train.py", *flags, check=True)
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "token_cache").glob("*/tokens.bin")}
+    assert after == made
+
+
 def test_tokens_and_losses_by_source(config, tmp_path, launch):
     flags = (f"--config={config}", f"--workdir={tmp_path / 'run'}")
     launch("train.py", *flags, "--config.steps=2", check=True)

@@ -48,7 +48,11 @@ def test_slices(name, chip, devices, memory):
     assert (len(found), made_of.name, made_of.memory) == (devices, chip, memory * 2**30)
 
 
-@pytest.mark.parametrize("name", ["v5e", "v5e:2by4", "v9:2x2", "v5e:0x0", "v5e:2x4:8"])
+WRONG = ["v5e", "v5e:2by4", "v9:2x2", "v5e:0x0", "v5e:2x4:8", "v5e:4x4x4", "v6e:32x32"]
+WRONG += ["v5e:3x5", "v5p:4x4", "v5p:3x3x3", "v5p:0x4x4", "v5p:16x24x24", "tpu7x:2x2"]
+
+
+@pytest.mark.parametrize("name", WRONG)
 def test_a_slice_that_does_not_exist_is_an_input_error(name):
     with pytest.raises(InputError, match="v5p:4x4x4"):
         open_topology(name)

@@ -46,9 +46,10 @@ sys.addaudithook(note)
 
 
 class Run:
-    """launch/train.py as `hosts` processes on loopback; their logs are in `logs`."""
+    """launch/train.py as `hosts` processes on loopback; their logs are in `logs`, and
+    `own` are flags of each host alone."""
 
-    def __init__(self, flags, workdir, *, hosts=2, devices=4, environments=None, workdirs=None):
+    def __init__(self, flags, workdir, *, hosts=2, devices=4, environments=None, own=()):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -61,9 +62,9 @@ class Run:
                 "JAX_PROCESS_ID": str(i),
             }
             environment |= environments[i] if environments else {}
-            command = [sys.executable, "launch/train.py", *flags]
-            command += [f"--workdir={workdirs[i] if workdirs else workdir}"]
+            command = [sys.executable, "launch/train.py", *flags, f"--workdir={workdir}"]
             command += [f"--config.distributed={hosts > 1}", "--config.host_timeout=20"]
+            command += own[i] if own else []
             with self.logs[i].open("w") as log:
                 self.processes.append(
                     subprocess.Popen(command, cwd=REPO, env=environment, stderr=log)
@@ -115,14 +116,22 @@ def test_two_processes_train_like_one_and_the_first_writes(stage, tmp_path):
     assert {p.parts[0] for p in second} <= {"checkpoints"}
 
 
+def test_hosts_with_different_configurations_are_told(tmp_path):
+    run = Run(FLAGS["sft"], tmp_path / "run", own=[[], ["--config.optimizer.b2=0.9"]])
+    assert run.statuses(timeout=120) == [2, 2]
+    for host in (0, 1):
+        assert "process 1 in config.optimizer.b2 0.95 -> 0.9" in run.log(host)
+
+
 def test_hosts_that_do_not_share_the_directory_are_told(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         folder.mkdir()
-    run = Run(FLAGS["sft"], here / "run", workdirs=[here / "run", there / "run"])
+    run = Run(FLAGS["sft"], here / "run", own=[[], [f"--workdir={there / 'run'}"]])
     assert run.statuses(timeout=120) == [2, 2]
     for host in (0, 1):
-        assert f"--workdir={(here, there)[host] / 'run'} of process 0 is not seen" in run.log(host)
+        own = (here, there)[host] / "run"
+        assert f"--workdir={own}: process 1 does not see" in run.log(host)
     assert list(here.glob("run")) == list(there.glob("run")) == []
 
 

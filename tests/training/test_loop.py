@@ -42,16 +42,29 @@ class Slow:
         return {}
 
 
-class Computing(float):
-    """A number that the devices are not done with."""
+class Device:
+    """Computes one number after another, each in 0.2 s, while the host goes on."""
 
-    def is_ready(self):
-        return False
+    def __init__(self):
+        self.free = 0.0
+
+    def __call__(self, value):
+        self.free = end = max(self.free, time.monotonic()) + 0.2
+
+        class Later(float):
+            def is_ready(self):
+                return time.monotonic() >= end
+
+            def __float__(self):
+                time.sleep(max(0.0, end - time.monotonic()))
+                return float.__add__(self, 0.0)
+
+        return Later(value)
 
 
-def lines(workdir, *, loss=float, **metrics):
+def lines(workdir, *, loss=float, eval_every=0, data=None, waits=False, **metrics):
     config = get_defaults("sft")
-    config.steps, config.log.tensorboard = 4, False
+    config.steps, config.log.tensorboard, config.eval.every = 4, False, eval_every
     layout = NamedSharding(make_mesh(devices=jax.devices()[:1]), PartitionSpec())
     state = TrainState(jnp.int32(0), {"w": jax.device_put(jnp.ones(2), layout)}, None, 0)
 
@@ -63,12 +76,13 @@ def lines(workdir, *, loss=float, **metrics):
         config,
         workdir,
         Kept(),
-        Slow(),
+        data or Slow(),
         step_fn,
         new_state=lambda: state,
         abstract=state,
-        evaluate=lambda state, step: {},
+        evaluate=lambda state, step: time.sleep(0.3) or {},
         learning_rate=lambda step: 0.1,
+        waits=waits,
     )
     return read_metrics(workdir)
 
@@ -82,9 +96,30 @@ def test_waiting_for_data_counts_while_the_devices_have_nothing_to_do(tmp_path):
 
 
 def test_a_batch_that_comes_while_the_devices_work_costs_nothing(tmp_path):
-    rows = lines(tmp_path, loss=Computing)
-    assert rows[0]["data_wait"] > 0.5  # before the first step there is nothing to do
+    rows = lines(tmp_path, loss=Device())
+    # Before the first step there is nothing to do: 0.1 s for its batch, then 0.2 s of work.
+    assert rows[0]["data_wait"] == pytest.approx(1 / 3, abs=0.1)
     assert [row["data_wait"] for row in rows[1:]] == [0.0] * 3
+
+
+@pytest.mark.parametrize("eval_every", [0, 1, 2])
+def test_a_steps_time_is_its_own_also_after_an_evaluation(eval_every, tmp_path):
+    fast = Slow()
+    fast.seconds = 0.0
+    rows = lines(tmp_path, loss=Device(), eval_every=eval_every, data=fast)
+    assert len(rows) == 4
+    for row in rows:
+        assert row["time/step"] == pytest.approx(0.2, abs=0.08)
+
+
+def test_a_step_that_waits_has_its_own_data_wait(tmp_path):
+    def waited(step):
+        time.sleep(0.1)
+        return step
+
+    for row in lines(tmp_path, loss=waited, waits=True):
+        assert row["time/step"] == pytest.approx(0.2, abs=0.08)
+        assert row["data_wait"] == pytest.approx(0.5, abs=0.2)
 
 
 def test_a_step_has_rates_and_memory(tmp_path):
