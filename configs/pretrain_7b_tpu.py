@@ -42,5 +42,4 @@ def get_config(arg=""):
     c.checkpoint.every = 500
     c.eval.every = 1000
     c.eval.batch_size = 128
-    c.log.every = 10
     return with_argument(c, arg)

@@ -53,7 +53,7 @@ def run(config: ConfigDict) -> dict[str, Any]:
             data.text_field = "text"
             data.mixture = write_corpus(workdir.parent, config.measure.megabytes * 1e6)
         parts = open_parts(data, "train")
-        tokenizer = setup.open_tokenizer(config, workdir, first_examples(parts, data))
+        tokenizer = setup.open_tokenizer(config, workdir, first_examples(parts, data, workdir))
         start = time.perf_counter()
         documents = load_documents(parts, data, "train", tokenizer, Encoding(), workdir)
         tokenising = time.perf_counter() - start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,12 +35,12 @@ def run(config: ConfigDict) -> dict[str, Any]:
     model_config = preset(config.model, **config.model_changes)
     ours = TrainStep(config, model_config)
     if not config.measure.torch:
-        times = [ours.steps(config.measure.steps) for _ in range(config.measure.rounds)]
+        times = [_round(ours, n, config) for n in range(config.measure.rounds)]
         return ours.numbers(times) | {"seconds": ours.phases(statistics.median(times))}
     times, their_times = [], []
     with TorchStep(config, model_config) as theirs:
-        for _ in range(config.measure.rounds):
-            times.append(ours.steps(config.measure.steps))
+        for n in range(config.measure.rounds):
+            times.append(_round(ours, n, config))
             their_times.append(theirs.steps(config.measure.steps))
     tokens = config.batch_size * config.length
     ratios = sorted(their / our for our, their in zip(times, their_times, strict=True))
@@ -52,6 +53,13 @@ def run(config: ConfigDict) -> dict[str, Any]:
             "ours_over_torch_highest": ratios[-1],
         },
     }
+
+
+def _round(ours: TrainStep, number: int, config: ConfigDict) -> float:
+    seconds = ours.steps(config.measure.steps)
+    said = f"round {number + 1} of {config.measure.rounds}: {seconds:.3g} s a step"
+    print(said, file=sys.stderr, flush=True)
+    return seconds
 
 
 class TrainStep:
@@ -84,6 +92,7 @@ class TrainStep:
             start = time.perf_counter()
             self.update = lowered.compile()
             self.seconds["compile"] = time.perf_counter() - start
+        print(f"compiled in {self.seconds['compile']:.3g} s", file=sys.stderr, flush=True)
         self.steps(1)
 
     def steps(self, count: int) -> float:

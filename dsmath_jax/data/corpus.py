@@ -113,9 +113,12 @@ def word_problems(config: ConfigDict, split: str) -> Iterator[Example]:
         yield {"question": p.question, "solution": p.solution, "answer": p.answer}
 
 
-def first_examples(parts: Iterable[Part], config: ConfigDict) -> Iterator[Example]:
+def first_examples(
+    parts: Iterable[Part], config: ConfigDict, workdir: pathlib.Path
+) -> Iterator[Example]:
     """The examples that can be read, in order, a chunk of each source at a time: to train a
-    tokenizer on the first of them.
+    tokenizer on the first of them. Where there are none, bad records are listed as by
+    `load_documents`.
 
     Raises:
       InputError: there are none.
@@ -134,14 +137,22 @@ def first_examples(parts: Iterable[Part], config: ConfigDict) -> Iterator[Exampl
                 del chunks[name]
                 continue
             piece = read_chunk(chunk, sources[name].fields)
-            counts.setdefault(name, Rejected(None)).add(chunk, piece)
+            path = None if found else _rejected_file(workdir, "train", name, config)
+            counts.setdefault(name, Rejected(path)).add(chunk, piece)
             found = found or bool(piece.examples)
             yield from piece.examples
     if not found:
         for name, source in sources.items():
             count = counts.get(name, Rejected(None))
+            count.close()
             allowed = config.max_rejected_share
-            check_rejected(source.path, count.total, count.bad, count.first, allowed, None)
+            check_rejected(source.path, count.total, count.bad, count.first, allowed, count.path)
+
+
+def _rejected_file(
+    workdir: pathlib.Path, split: str, name: str, config: ConfigDict
+) -> pathlib.Path:
+    return workdir / f"rejected_{split}{f'_{name}' if config.mixture else ''}.jsonl"
 
 
 def load_documents(
@@ -165,7 +176,6 @@ def load_documents(
         if part.source is None:
             documents[part.name] = encode(part.examples, tokenizer, encoding)
             continue
-        suffix = f"_{part.name}" if config.mixture else ""
         opened = open_documents(
             part.source,
             tokenizer,
@@ -173,7 +183,7 @@ def load_documents(
             cache,
             name=f"{part.name}_{split}",
             max_rejected_share=config.max_rejected_share,
-            rejected=workdir / f"rejected_{split}{suffix}.jsonl",
+            rejected=_rejected_file(workdir, split, part.name, config),
         )
         documents[part.name] = opened.head(config.num_heldout) if split == "heldout" else opened
     return documents

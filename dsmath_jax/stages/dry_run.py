@@ -63,7 +63,7 @@ def dry_run(
     )
     seconds = sum(r.runs * r.times.predicted for r in reports)
     work = sum(r.runs * r.model_flops for r in reports)
-    lines = summary(config, reports, seconds, work, chip, len(devices), search)
+    lines = summary(config, reports, seconds, work, chip, mesh.shape, search)
     print(table(title, reports, chip, len(devices)), *lines, sep="\n", flush=True)
     if out is not None:
         record = {

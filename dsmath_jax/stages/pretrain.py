@@ -1,7 +1,8 @@
 """Pretraining (DeepSeekMath 2.2 and 2.3): next-token prediction on documents in full rows.
 
 Not in the paper, chosen here: documents that share a row do not attend to each other; each row
-is of one source of the mixture.
+is of one source of the mixture. The paper's model was trained with gradients accumulated in
+float32; here micro-batches are, while chips add up their parts of a matrix's gradient in bfloat16.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def open_data(
     tokenises what is in no cache yet."""
     parts = open_parts(config.data, "train")
     heldout_parts = open_parts(config.data, "heldout")
-    tokenizer = setup.open_tokenizer(config, workdir, first_examples(parts, config.data))
+    tokenizer = setup.open_tokenizer(config, workdir, first_examples(parts, config.data, workdir))
 
     def rows(parts, split):
         documents = load_documents(parts, config.data, split, tokenizer, Encoding(), workdir)

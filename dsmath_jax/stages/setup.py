@@ -40,6 +40,7 @@ from dsmath_jax.models.sharding import (
 from dsmath_jax.models.transformer import Transformer, init_params
 from dsmath_jax.stages.hosts import differences
 from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.provenance import provenance
 
 
 def open_mesh(config: ConfigDict) -> jax.sharding.Mesh:
@@ -217,7 +218,8 @@ def open_model_config(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
     if config.length > model_config.max_positions:
         raise InputError(
             f"config.length={config.length} exceeds the model's context of "
-            f"{model_config.max_positions} tokens"
+            f"{model_config.max_positions} tokens: lower it, or raise "
+            "config.model_changes.max_positions"
         )
     return model_config
 
@@ -265,8 +267,9 @@ def _checkpoint_config(directory: pathlib.Path) -> ModelConfig:
 def write_run_files(
     config: ConfigDict, model_config: ModelConfig, tokenizer: Tokenizer, workdir: pathlib.Path
 ) -> None:
-    """config.json, model.json and tokenizer/, so that a run's directory says what it holds. Where
-    it holds a run already, says what the configuration changes. The first process writes."""
+    """config.json, model.json and tokenizer/, so that a run's directory says what it holds, and in
+    starts.jsonl what started it, a line each time. Where it holds a run already, says what the
+    configuration changes. The first process writes."""
     if jax.process_index() != 0:
         return
     workdir.mkdir(parents=True, exist_ok=True)
@@ -286,3 +289,5 @@ def write_run_files(
         beside = workdir / f"{name}.partial"
         beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         beside.replace(workdir / name)
+    with (workdir / "starts.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(provenance()) + "\n")

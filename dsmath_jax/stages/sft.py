@@ -34,7 +34,7 @@ def open_data(
     parts = open_parts(config.data, "train")
     heldout_parts = open_parts(config.data, "heldout")
     encoding = Encoding(config.data.prompt)
-    tokenizer = setup.open_tokenizer(config, workdir, first_examples(parts, config.data))
+    tokenizer = setup.open_tokenizer(config, workdir, first_examples(parts, config.data, workdir))
 
     def rows(parts, split):
         documents = load_documents(parts, config.data, split, tokenizer, encoding, workdir)

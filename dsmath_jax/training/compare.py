@@ -18,7 +18,7 @@ from dsmath_jax.training.metrics import duration, read_metrics
 from dsmath_jax.training.report import Line, draw, shown_names
 
 AVERAGED = 10  # lines that "last" and "best" of a noisy number are means of
-LONGEST = 36  # characters of a cell
+LONGEST, SHORTEST = 36, 14  # characters of a cell, and what it is cut to so that runs fit beside
 
 
 class Run(NamedTuple):
@@ -174,9 +174,10 @@ def table(runs: Sequence[Run], width: int) -> str:
                 at += 1
     lines = {label: [s.get(label, "-") for s in summaries] for label in labels}
     lines |= differences(runs)
-    cells = {label: [_clip(cell) for cell in row] for label, row in lines.items()}
-    heads = [_clip(run.name) for run in runs]
-    first = max(len(_clip(label)) for label in cells)
+    first = max(len(_clip(label)) for label in lines)
+    longest = min(LONGEST, max(SHORTEST, (width - first) // len(runs) - 2))
+    cells = {label: [_clip(cell, longest) for cell in row] for label, row in lines.items()}
+    heads = [_clip(run.name, longest) for run in runs]
     widths = [
         max(len(head), *(len(row[i]) for row in cells.values())) for i, head in enumerate(heads)
     ]
@@ -198,11 +199,11 @@ def table(runs: Sequence[Run], width: int) -> str:
     return "\n".join(parts[:-1])
 
 
-def _clip(text: str) -> str:
-    """At most LONGEST characters: of a path or a list, the start and the end say most."""
-    if len(text) <= LONGEST:
+def _clip(text: str, longest: int = LONGEST) -> str:
+    """At most so many characters: of a path or a list, the start and the end say most."""
+    if len(text) <= longest:
         return text
-    half = (LONGEST - 1) // 2
+    half = (longest - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import json
@@ -26,7 +27,7 @@ GROUPS = {  # numbers that share a plot
 
 
 def write_report(workdir: pathlib.Path) -> pathlib.Path:
-    """Writes `workdir/report.html` from config.json, metrics.jsonl and samples/."""
+    """Writes `workdir/report.html` from config.json, starts.jsonl, metrics.jsonl and samples/."""
     rows = read_metrics(workdir)
     config = workdir / "config.json"
     name = html.escape(workdir.name)
@@ -42,11 +43,31 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
     ]
     if config.exists():
         parts.append(f"<h2>Configuration</h2><pre>{html.escape(config.read_text())}</pre>")
+    parts.append(_starts(workdir / "starts.jsonl"))
     path = workdir / "report.html"
     beside = path.with_suffix(".partial")
     beside.write_text("\n".join(parts), encoding="utf-8")
     beside.replace(path)
     return path
+
+
+def _starts(path: pathlib.Path) -> str:
+    """When and where the run was started, by what; versions and machine of the last start."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    starts = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):  # cut short by a kill
+            starts.append(json.loads(line))
+    if not starts:
+        return ""
+    said = [
+        f"{s['time']}  {s['machine']['devices']}  {s['machine']['processes']} processes  "
+        f"commit {s['commit'] or 'unknown'}\n  {s['command']}"
+        for s in starts
+    ]
+    last = {k: starts[-1][k] for k in ("versions", "machine")}
+    text = "\n".join([*said, json.dumps(last, indent=2)])
+    return f"<h2>Starts</h2><pre>{html.escape(text)}</pre>"
 
 
 def _summary(rows: list[dict[str, float]]) -> str:

@@ -79,5 +79,18 @@ def test_an_unknown_refusal_is_not_taken_for_a_size():
 )
 def test_the_advice_is_of_the_program_that_does_not_fit(program, kind, change):
     report = Report(program, 1, 0.0, 1.0, 100.0, {"weights": 10.0, kind: 200.0}, {}, "too large")
-    *_, said = summary(get_defaults("rl"), [report], 0.0, 0.0, CHIPS["v5e"], 4, None)
+    mesh = {"data": 2, "fsdp": 2, "tensor": 1, "sequence": 1}
+    *_, said = summary(get_defaults("rl"), [report], 0.0, 0.0, CHIPS["v5e"], mesh, None)
     assert f"{program} does not fit" in said and change in said
+
+
+def test_where_not_one_row_fits_beside_the_state_the_advice_is_to_split_the_state():
+    memory = {"weights": 30.0, "optimizer": 40.0, "gradients": 20.0, "temporary": 50.0}
+    report = Report("update", 1, 0.0, 1.0, 100.0, memory, {}, "too large")
+    for data, said in (
+        (4, "config.mesh.fsdp (now 2) in place of config.mesh.data (now 4)"),
+        (1, ""),
+    ):
+        mesh = {"data": data, "fsdp": 2, "tensor": 1, "sequence": 1}
+        *_, last = summary(get_defaults("sft"), [report], 0.0, 0.0, CHIPS["v5e"], mesh, 0)
+        assert "a larger slice" in last and said in last and "micro_batches" not in last

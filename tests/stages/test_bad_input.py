@@ -77,6 +77,11 @@ def test_one_sentence_and_status_2(flags, message, train, tmp_path):
 def test_empty_and_malformed_data(train, tmp_path):
     process = train(SFT, f"--config.data.path={jsonl(tmp_path / 'empty.jsonl', [])}")
     assert process.returncode == 2 and "empty.jsonl holds no examples" in process.stderr
+    all_bad = jsonl(tmp_path / "all_bad.jsonl", ["{"] * 3)
+    process = train(SFT, f"--config.data.path={all_bad}")
+    rejected = tmp_path / "run" / "rejected_train.jsonl"
+    assert process.returncode == 2 and f"3 of 3 lines are bad; see {rejected}" in process.stderr
+    assert len(rejected.read_text().splitlines()) == 3
     bad = jsonl(tmp_path / "bad.jsonl", [GOOD] * 3 + ["{"])
     process = train(SFT, f"--config.data.path={bad}")
     assert process.returncode == 2 and "bad.jsonl line 4: " in process.stderr

@@ -2,11 +2,13 @@
 
 import json
 
+import jax
 import pytest
 
 from dsmath_jax.stages.defaults import get_defaults
 from dsmath_jax.training.loop import proportion
 from dsmath_jax.training.metrics import Metrics, StatusLine, duration, read_metrics
+from dsmath_jax.training.provenance import provenance
 from dsmath_jax.training.report import write_report
 
 
@@ -105,6 +107,14 @@ def test_wilson_interval_of_a_known_case():
     assert interval["x"] == 0.75
     assert interval["x_low"] == pytest.approx(0.5313, abs=1e-3)
     assert interval["x_high"] == pytest.approx(0.8881, abs=1e-3)
+
+
+def test_report_says_what_started_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["launch/train.py", "--config=configs/<x>.py"])
+    (tmp_path / "starts.jsonl").write_text(json.dumps(provenance()) + '\n{"cut')
+    page = write_report(tmp_path).read_text()
+    assert "python launch/train.py" in page and "--config=configs/&lt;x&gt;.py" in page
+    assert jax.__version__ in page
 
 
 def test_report_shows_curves_and_escapes_what_a_model_wrote(tmp_path, config):
