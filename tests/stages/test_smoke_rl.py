@@ -1,0 +1,10 @@
+"""RL's configurations run at their smoke size, on one device and on eight."""
+
+import pytest
+
+from tests.stages.smoke import RL, same_losses_on_one_and_eight_devices
+
+
+@pytest.mark.parametrize("name", RL)
+def test_smoke_gives_the_same_losses_on_one_and_eight_devices(name, tmp_path, launch):
+    same_losses_on_one_and_eight_devices(name, tmp_path, launch)

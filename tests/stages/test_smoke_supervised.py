@@ -1,0 +1,10 @@
+"""Pretraining's and fine-tuning's configurations run at their smoke size, on one device and on eight."""
+
+import pytest
+
+from tests.stages.smoke import SUPERVISED, same_losses_on_one_and_eight_devices
+
+
+@pytest.mark.parametrize("name", SUPERVISED)
+def test_smoke_gives_the_same_losses_on_one_and_eight_devices(name, tmp_path, launch):
+    same_losses_on_one_and_eight_devices(name, tmp_path, launch)
