@@ -1,4 +1,4 @@
-"""RL's configurations run at their smoke size, on one device and on eight."""
+"""Configurations of RL at their smoke size, on one device and eight."""
 
 import pytest
 

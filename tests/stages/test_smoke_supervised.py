@@ -1,4 +1,4 @@
-"""Pretraining's and fine-tuning's configurations run at their smoke size, on one device and on eight."""
+"""Configurations of pretraining and fine-tuning at their smoke size, on one device and eight."""
 
 import pytest
 
