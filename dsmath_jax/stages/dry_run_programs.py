@@ -53,13 +53,13 @@ def supervised_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Pr
     optimizer = make_optimizer(config.optimizer, config.steps)
     model = setup.open_model(config, model_config)
     tokens, pairs = _tokens_and_pairs(config.batch_size, config.length)
+    rows = _rows(mesh, config.batch_size, config.length)
+    if config.data.mixture:
+        rows["source"] = _array(mesh, (config.batch_size,), jnp.int32)
     return Program(
         "update",
         supervised.make_programs(config, model, optimizer).update,
-        (
-            abstract_state(model_config, optimizer, mesh),
-            _rows(mesh, config.batch_size, config.length),
-        ),
+        (abstract_state(model_config, optimizer, mesh), rows),
         mesh,
         Design(weight_gathers=3 * config.micro_batches),
         model_flops=train_flops(model_config, tokens, pairs),

@@ -1,8 +1,8 @@
 """What the RL stage compiles, beside the sampler's programs: GRPO, and PPO with its critic.
 
 PPO is the paper's eq. 1 with eq. 2's reward. Not stated there, chosen here: the critic starts as
-the policy, both are updated together, values are clipped like ratios, advantages are whitened over
-the batch's tokens.
+the policy, both are updated together (their gradients are clipped by one norm), values are clipped
+like ratios, advantages are whitened over the batch's tokens.
 """
 
 from __future__ import annotations

@@ -31,11 +31,19 @@ def inputs(dtype, heads, kv_heads, head_dim, mesh=None):
     return q, k, k, spec(1, LENGTH, dtype=jnp.int32), q
 
 
+def shapes_in(compiled):
+    """Of all arrays in a compiled program, as lists of numbers in text."""
+    found = re.findall(r"[a-z]+\d*\[([\d,]+)\]", compiled.as_text())
+    assert found
+    return [shape.split(",") for shape in found]
+
+
 def test_chunked_gradient_takes_an_eighth_of_the_scores():
     heads = 4
     compiled = jax.jit(gradient).lower(*inputs(jnp.float32, heads, 2, 64)).compile()
     scores = heads * LENGTH * LENGTH * 4
     assert compiled.memory_analysis().temp_size_in_bytes < scores / 8
+    assert not any(shape.count(str(LENGTH)) > 1 for shape in shapes_in(compiled))
 
 
 def test_gradient_of_a_layer_takes_less_than_the_scores():
@@ -48,6 +56,7 @@ def test_gradient_of_a_layer_takes_less_than_the_scores():
 
     compiled = jax.jit(jax.value_and_grad(loss)).lower(params, tokens, tokens).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.75 * 4 * LENGTH * LENGTH * 4
+    assert not any(shape.count(str(LENGTH)) > 1 for shape in shapes_in(compiled))
 
 
 @functools.cache
@@ -70,7 +79,7 @@ def test_splash_on_tpu_has_no_array_of_length_by_length(sequence):
     assert {"splash_mha_fwd_segmented_residuals", "splash_mha_dkv_segmented_no_residuals"} <= set(
         re.findall(r"splash_mha_\w+", text)
     )
-    shapes = [shape.split(",") for shape in re.findall(r"[a-z]+\d*\[([\d,]+)\]", text)]
+    shapes = shapes_in(compiled)
     part = LENGTH // sequence
     assert ["1", str(heads), str(part), "128"] in shapes
     scores = sorted([str(part), str(LENGTH)])
