@@ -133,7 +133,7 @@ def compile_all(commands: dict[str, list[str]], folder: pathlib.Path) -> None:
         if (target / "dry_run.json").exists():
             continue
         print(f"{datetime.datetime.now():%H:%M:%S} {number}/{len(commands)} {name}", flush=True)
-        partial = target.with_suffix(".partial")
+        partial = target.with_name(f"{name}.partial")
         ended = None
         for effort in ("0.0",) if "tpu7x" in name else ("-1.0", "0.0"):
             ended = compile_one(parts, partial, effort)

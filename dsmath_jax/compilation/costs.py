@@ -24,6 +24,7 @@ FREE = {
     ),
     *("async-start", "async-done", "async-update", "domain", "add-dependency"),
 }
+RELAYOUTS = ("bitcast", "copy", "transpose", "reshape")  # inside a fusion they move nothing
 # Of splash attention's kernels, by a part of their names: matrix products [queries, keys] x head.
 KERNELS = {"fwd": 2, "dkv": 5, "dq": 3}
 
@@ -180,6 +181,11 @@ def _in_hbm(arrays) -> float:
     return float(sum(a.bytes for a in arrays if a.space == 0))
 
 
+def _only_relayouts(inner: Computation) -> bool:
+    """Whether it is the same elements in another layout: TPU7x's compiler fuses such copies."""
+    return all(op.opcode in ("parameter", *RELAYOUTS) for op in inner.ops.values())
+
+
 def _updated(where: Computation, op: Op, array: Array) -> float:
     update = where.ops[op.operands[1]]
     return _in_hbm(update.arrays) + (0 if array.space else update.bytes)
@@ -192,10 +198,12 @@ def _read_of(module: Module, inner: Computation, parameter: Op, arrays) -> float
     total, pending = 0.0, [parameter]
     while pending:
         op = pending.pop()
+        if op.name == inner.root.name:
+            return whole
         for user in inner.users[op.name]:
             first = inner.ops[user.operands[0]]
             nested = module.inside(user)
-            if user.opcode == "bitcast":
+            if user.opcode in RELAYOUTS or (nested is not None and _only_relayouts(nested)):
                 pending.append(user)
             elif user.opcode in ("dynamic-slice", "slice", "gather"):
                 total += user.bytes

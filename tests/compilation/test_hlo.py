@@ -144,6 +144,48 @@ ENTRY %main (a: f32[10,1000], i: s32[], b: f32[10,1000]) -> f32[10,1000] {
 """,
     )
     assert costs.hbm_bytes(hlo.parse(inside)) == 4000 + 4 + 4000
+    # Through a copy into another layout, fused as TPU7x's compiler does.
+    relaid = inside.replace("dynamic-slice(%q0, %q1", "dynamic-slice(%l, %q1").replace(
+        "  %q1 = s32[] parameter(1)\n",
+        "  %q1 = s32[] parameter(1)\n"
+        "  %l = f32[10,1000]{0,1} fusion(%q0), kind=kLoop, calls=%layout\n",
+        1,
+    )
+    relaid = relaid.replace("HloModule slices\n", "HloModule slices\n" + LAYOUT)
+    assert costs.hbm_bytes(hlo.parse(relaid)) == 4000 + 4 + 4000
+
+
+LAYOUT = """
+%layout (s0: f32[10,1000]) -> f32[10,1000] {
+  %s0 = f32[10,1000]{1,0} parameter(0)
+  ROOT %moved = f32[10,1000]{0,1} copy(%s0)
+}
+"""
+
+
+def test_a_fused_copy_reads_all_of_what_a_product_takes():
+    alone = """HloModule copies
+ENTRY %main (a: f32[10,1000]) -> f32[10,1000] {
+  %a = f32[10,1000]{1,0} parameter(0)
+  ROOT %out = f32[10,1000]{0,1} fusion(%a), kind=kLoop, calls=%layout
+}
+""".replace("HloModule copies\n", "HloModule copies\n" + LAYOUT)
+    assert costs.hbm_bytes(hlo.parse(alone)) == 40000 + 40000
+    before_a_product = """HloModule products
+%product (p0: f32[10,1000], p1: f32[10,1000]) -> f32[1000,1000] {
+  %p0 = f32[10,1000]{1,0} parameter(0)
+  %p1 = f32[10,1000]{1,0} parameter(1)
+  %l = f32[10,1000]{0,1} fusion(%p0), kind=kLoop, calls=%layout
+  ROOT %d = f32[1000,1000]{1,0} dot(%l, %p1), lhs_contracting_dims={0}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[10,1000], b: f32[10,1000]) -> f32[1000,1000] {
+  %a = f32[10,1000]{1,0} parameter(0)
+  %b = f32[10,1000]{1,0} parameter(1)
+  ROOT %out = f32[1000,1000]{1,0} fusion(%a, %b), kind=kOutput, calls=%product
+}
+""".replace("HloModule products\n", "HloModule products\n" + LAYOUT)
+    assert costs.hbm_bytes(hlo.parse(before_a_product)) == 40000 + 40000 + 4_000_000
 
 
 @pytest.mark.parametrize(
