@@ -6,6 +6,7 @@ import argparse
 import functools
 import json
 import logging
+import os
 import pathlib
 import resource
 import shutil
@@ -274,6 +275,8 @@ def main(description: str, argv: Sequence[str] | None = None) -> None:
         )
     except (ValueError, OSError) as e:
         fail(str(e))
+    except SystemExit as e:  # the signal's; threads of a library must not hold the process up
+        os._exit(int(e.code or 0))
     # Kilobytes, but bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak *= 1 if sys.platform == "darwin" else 1024

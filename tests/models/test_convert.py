@@ -136,8 +136,11 @@ def test_a_full_disk_is_said_before_anything_is_read(hf, orbax, tmp_path, monkey
 
 def test_a_terminated_conversion_leaves_nothing(hf, tmp_path):
     code = (
-        "import sys, time; from dsmath_jax.models import convert\n"
-        "def stall(*_): print('stalled', flush=True); time.sleep(60)\n"
+        "import faulthandler, sys, time; from dsmath_jax.models import convert\n"
+        "def stall(*_):\n"
+        "    faulthandler.dump_traceback_later(50, exit=True)  # says where it hangs, if it does\n"
+        "    print('stalled', flush=True)\n"
+        "    while True: time.sleep(0.01)\n"
         "convert.write_params = stall; convert.main('', sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, f"--from={hf}", f"--to={tmp_path / 'out'}"]
@@ -147,7 +150,7 @@ def test_a_terminated_conversion_leaves_nothing(hf, tmp_path):
             break
     assert (tmp_path / ".out.partial").exists()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 143
+    assert process.wait(timeout=60) == 143
     assert [p.name for p in tmp_path.iterdir()] == ["hf"]
 
 
