@@ -271,7 +271,8 @@ def finished(record: dict) -> bool:
 
 
 def program_peak(record: dict, name: str) -> float | None:
-    found = [p for p in record["programs"] if p["name"] == name]
+    """None also where it was not compiled, for what is there before it starts is too much."""
+    found = [p for p in record["programs"] if p["name"] == name and p["compile_seconds"]]
     return found[0]["peak"] if found else None
 
 
