@@ -137,7 +137,7 @@ def first_examples(
                 del chunks[name]
                 continue
             piece = read_chunk(chunk, sources[name].fields)
-            path = None if found else _rejected_file(workdir, "train", name, config)
+            path = None if found else left_out_file(workdir, "rejected", "train", name, config)
             counts.setdefault(name, Rejected(path)).add(chunk, piece)
             found = found or bool(piece.examples)
             yield from piece.examples
@@ -149,10 +149,12 @@ def first_examples(
             check_rejected(source.path, count.total, count.bad, count.first, allowed, count.path)
 
 
-def _rejected_file(
-    workdir: pathlib.Path, split: str, name: str, config: ConfigDict
+def left_out_file(
+    workdir: pathlib.Path, why: str, split: str, name: str, config: ConfigDict
 ) -> pathlib.Path:
-    return workdir / f"rejected_{split}{f'_{name}' if config.mixture else ''}.jsonl"
+    """Where the examples of source `name` that are left out are listed: WHY_SPLIT.jsonl, of a
+    mixture WHY_SPLIT_NAME.jsonl."""
+    return workdir / f"{why}_{split}{f'_{name}' if config.mixture else ''}.jsonl"
 
 
 def load_documents(
@@ -183,7 +185,7 @@ def load_documents(
             cache,
             name=f"{part.name}_{split}",
             max_rejected_share=config.max_rejected_share,
-            rejected=_rejected_file(workdir, split, part.name, config),
+            rejected=left_out_file(workdir, "rejected", split, part.name, config),
         )
         documents[part.name] = opened.head(config.num_heldout) if split == "heldout" else opened
     return documents

@@ -148,11 +148,13 @@ def _workdir(config: ConfigDict) -> pathlib.Path:
 
 
 def _train(config: ConfigDict) -> None:
+    from dsmath_jax.stages import host_checks
+
     workdir = _workdir(config)
     if flags.FLAGS.profile:
         config.log.profile = flags.FLAGS.profile
-    hosts.require_same(config.to_dict())
-    hosts.require_shared(workdir, config.host_timeout)
+    host_checks.require_same(config.to_dict())
+    host_checks.require_shared(workdir, config.host_timeout)
     finished = run_stages(config, workdir)
     print(f"{'done' if finished else 'stopped'}: {workdir}/report.html", file=sys.stderr)
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.training.errors import TrainingError
 
 _PARENT = "DSMATH_JAX_PARENT"
+_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _AGAIN = "start the same command again on every host, it goes on from the last checkpoint"
 
 
@@ -75,33 +72,26 @@ def join(timeout: int) -> None:
 
     # JAX's own use of SIGTERM would take it from the training loop.
     jax.config.update("jax_enable_preemption_service", False)
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    count, index = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
+    address = os.environ.get(_VARIABLES[0])
+    count, index = (_number(name) for name in _VARIABLES[1:])
     check_variables(address, count, index)
     try:
         jax.distributed.initialize(
             num_processes=count, process_id=index, heartbeat_timeout_seconds=timeout
         )
     except ValueError as e:
-        raise InputError(
-            f"config.distributed=True, but JAX finds no cluster here ({e}): on one machine add "
-            "--config.distributed=False, and for a trial :smoke after the file's name; on several, "
-            "see docs/clusters.md"
-        ) from None
+        raise InputError(no_cluster(e, address, count, index)) from None
     except RuntimeError as e:
         raise TrainingError(f"the processes of this run did not meet: {_first_line(e)}") from None
 
 
 def check_variables(address: str | None, count: int | None, index: int | None) -> None:
-    """Refuses values of the three variables that do not go together.
+    """Refuses values of the three variables that cannot be right (what is not set, the cluster may
+    say).
 
     Raises:
       InputError: names the variable.
     """
-    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    missing = [n for n, v in zip(names, (address, count, index), strict=True) if v in (None, "")]
-    if missing and len(missing) < 3:
-        raise InputError(f"{', '.join(missing)} is not set, but others of {', '.join(names)} are")
     if address and not re.search(r":\d+$", address):
         raise InputError(f"JAX_COORDINATOR_ADDRESS={address}: it must be HOST:PORT of process 0")
     if count is not None and index is not None and index >= count:
@@ -110,82 +100,20 @@ def check_variables(address: str | None, count: int | None, index: int | None) -
         )
 
 
-def require_same(config: dict[str, Any]) -> None:
-    """Checks that all processes of the run have one configuration: else they would wait for each
-    other for ever.
-
-    Raises:
-      InputError: on every process, with a field that differs.
-    """
-    import jax
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    if jax.process_count() == 1:
-        return
-    own = np.frombuffer(json.dumps(config, sort_keys=True, default=str).encode(), np.uint8)
-    longest = multihost_utils.process_allgather(np.array([len(own)])).max()
-    padded = np.pad(own, (0, int(longest) - len(own)), constant_values=ord(" "))
-    rows = multihost_utils.process_allgather(padded).reshape(-1, int(longest))
-    first, *others = (json.loads(row.tobytes()) for row in rows)
-    for number, other in enumerate(others, 1):
-        if differs := differences(first, other, "config"):
-            raise InputError(
-                f"the hosts have different configurations: process 0 and process {number} in "
-                f"{', '.join(differs[:3])}: give every host the same command"
-            )
-
-
-def differences(old: Any, new: Any, name: str) -> list[str]:
-    """["config.steps 5 -> 6", ...] of two nested dicts."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(k for k in new if k not in old)]
-        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{name}.{k}")]
-    return [] if old == new else [f"{name} {old!r} -> {new!r}"]
-
-
-def require_shared(directory: pathlib.Path, timeout: int) -> None:
-    """Checks that all processes of the run see one directory: they write one checkpoint there.
-
-    Args:
-      timeout: seconds until what process 0 wrote must be there (network filesystems show it late).
-
-    Raises:
-      InputError: on every process, where some do not find what process 0 wrote.
-    """
-    import jax
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    if jax.process_count() == 1:
-        return
-    number = int.from_bytes(os.urandom(3)) if jax.process_index() == 0 else 0
-    number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-    mark = directory / f".seen-by-all-{number}"
-    if jax.process_index() == 0:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    multihost_utils.sync_global_devices("the mark is written")
-    seen = multihost_utils.process_allgather(np.array([_appears(mark, timeout)])).ravel()
-    if jax.process_index() == 0:
-        mark.unlink(missing_ok=True)
-    if not seen.all():
-        blind = ", ".join(str(i) for i in np.flatnonzero(~seen))
-        with contextlib.suppress(OSError):  # a directory that this made
-            directory.rmdir()
-        raise InputError(
-            f"--workdir={directory}: process {blind} does not see what process 0 wrote there; give "
-            "every host the same directory, on a filesystem that they share"
+def no_cluster(error: ValueError, address: str | None, count: int | None, index: int | None) -> str:
+    """The sentence for what JAX says when it does not know who is who."""
+    values = dict(zip(_VARIABLES, (address, count, index), strict=True))
+    missing = [name for name, value in values.items() if value in (None, "")]
+    if len(missing) < len(values):
+        return (
+            f"{', '.join(missing) or ', '.join(values)}: JAX cannot tell the processes apart "
+            f"({error}); where no cluster says it, set all of {', '.join(values)}"
         )
-
-
-def _appears(path: pathlib.Path, timeout: int) -> bool:
-    end = time.monotonic() + timeout
-    while not path.exists():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.5)
-    return True
+    return (
+        f"config.distributed=True, but JAX finds no cluster here ({error}): on one machine add "
+        "--config.distributed=False, and for a trial :smoke after the file's name; on several, "
+        "see docs/clusters.md"
+    )
 
 
 def joined() -> bool:

@@ -38,7 +38,7 @@ from dsmath_jax.models.sharding import (
     rearrange,
 )
 from dsmath_jax.models.transformer import Transformer, init_params
-from dsmath_jax.stages.hosts import differences
+from dsmath_jax.stages.host_checks import differences
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.provenance import provenance
 

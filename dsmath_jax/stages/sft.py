@@ -10,7 +10,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from dsmath_jax.data.corpus import first_examples, load_documents, open_parts
+from dsmath_jax.data.corpus import first_examples, left_out_file, load_documents, open_parts
 from dsmath_jax.data.documents import Encoding
 from dsmath_jax.data.mixture import Mixture
 from dsmath_jax.data.packing import ExampleRows
@@ -47,7 +47,7 @@ def open_data(
                 seed=config.seed,
                 repeat=split == "train",
                 max_rejected_share=config.data.max_rejected_share,
-                rejected=workdir / f"too_long_{split}_{name}.jsonl",
+                rejected=left_out_file(workdir, "too_long", split, name, config.data),
             )
             for name, d in documents.items()
         ]
