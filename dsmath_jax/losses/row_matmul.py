@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+
+TOGETHER = 512  # rows from which copying the matrices side by side costs nothing beside the product
 
 
 def row_matmul(x: jax.Array, w: jax.Array, dtype: Any = None) -> jax.Array:
@@ -20,3 +24,15 @@ def row_matmul(x: jax.Array, w: jax.Array, dtype: Any = None) -> jax.Array:
         return jnp.matmul(x, w, preferred_element_type=dtype)
     rows = jnp.matmul(x.reshape(-1, x.shape[-1]), w, preferred_element_type=dtype)
     return rows.reshape(*x.shape[:-1], w.shape[1])
+
+
+def row_matmuls(x: jax.Array, matrices: list[jax.Array]) -> list[jax.Array]:
+    """[row_matmul(x, w) for w in matrices], x [..., n] with each w [n, m_i]; many rows on one
+    device go through one product, for separate ones run at a time there and share the caches."""
+    mesh = jax.sharding.get_abstract_mesh()
+    one_device = mesh.empty or mesh.size == 1
+    if not one_device or x.size // x.shape[-1] < TOGETHER:
+        return [row_matmul(x, w) for w in matrices]
+    together = row_matmul(x, jnp.concatenate(matrices, axis=1))
+    ends = list(itertools.accumulate(w.shape[1] for w in matrices))
+    return jnp.split(together, ends[:-1], axis=-1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from dsmath_jax.losses.row_matmul import row_matmul
+from dsmath_jax.losses.row_matmul import row_matmul, row_matmuls
 from dsmath_jax.models.attention import BACKENDS, causal_attention, decode_attention
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.embedding import embed_tokens
@@ -216,7 +216,7 @@ class Transformer(nnx.Module):
         """x [batch, length, hidden]; attend(q, k, v) gives (output, whatever it wants to keep)."""
         c, p = self.config, jax.tree.map(lambda w: w.astype(self.dtype), params)
         h = rms_norm(x, p["attn_norm"], c.norm_eps)
-        q, k, v = (row_matmul(h, p[name]) for name in ("wq", "wk", "wv"))
+        q, k, v = row_matmuls(h, [p["wq"], p["wk"], p["wv"]])
         if c.qkv_bias:
             q, k, v = q + p["bq"], k + p["bk"], v + p["bv"]
         q = rotate(q.reshape(*q.shape[:2], c.num_heads, c.head_dim), cos, sin)
@@ -225,7 +225,8 @@ class Transformer(nnx.Module):
         out, kept = attend(q, k, v)
         x = x + row_matmul(out.reshape(*x.shape[:2], -1), p["wo"])
         h = rms_norm(x, p["mlp_norm"], c.norm_eps)
-        h = jax.nn.silu(row_matmul(h, p["w_gate"])) * row_matmul(h, p["w_up"])
+        gate, up = row_matmuls(h, [p["w_gate"], p["w_up"]])
+        h = jax.nn.silu(gate) * up
         return x + row_matmul(h, p["w_down"]), kept
 
 

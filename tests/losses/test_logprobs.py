@@ -186,3 +186,13 @@ def test_peak_memory_on_a_tpu_in_bfloat16(hidden):
 def test_peak_memory_is_of_the_hidden_gradients_size_where_that_is_large():
     # 1/25 of the logits is its sum; without a fused multiply-add a CPU makes another such array.
     assert gradient_bytes_over_logits(4096, jnp.float32) < 1 / 16
+
+
+def test_the_dense_gradient_adds_nothing_element_by_element():
+    hidden, head, targets = random_inputs()
+
+    def loss(hidden, head):
+        return token_logprobs(hidden, head, targets).sum()
+
+    text = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(hidden, head))
+    assert "scatter" not in text
