@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-
 TOGETHER = 512  # rows from which copying the matrices side by side costs nothing beside the product
 
 
