@@ -8,6 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dsmath_jax.losses.row_matmul import row_matmul
+
 DENSE_LIMIT = 2**24  # tokens x vocabulary up to which the logits are made at once (64 MB)
 NUM_CHUNKS = 100  # otherwise, of the vocabulary
 
@@ -47,12 +49,12 @@ def token_logprobs(
     inverse = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32))
     if vocab_axis is not None:
         targets = targets - jax.lax.axis_index(vocab_axis) * columns
-    flat = hidden.reshape(-1, hidden.shape[-1])
     if chunk >= columns:
-        total, chosen = _dense(flat, head, targets.reshape(-1), inverse)
+        total, chosen = _dense(hidden, head, targets, inverse)
     else:
+        flat = hidden.reshape(-1, hidden.shape[-1])
         total, chosen = _chunked(flat, head, targets.reshape(-1), inverse, chunk)
-    total, chosen = total.reshape(targets.shape), chosen.reshape(targets.shape)
+        total, chosen = total.reshape(targets.shape), chosen.reshape(targets.shape)
     if vocab_axis is not None:
         here = (targets >= 0) & (targets < columns)
         chosen = jax.lax.psum(jnp.where(here, chosen, 0.0), vocab_axis)
@@ -63,28 +65,29 @@ def token_logprobs(
 
 @jax.custom_vjp
 def _dense(hidden, head, targets, inverse):
-    """As `_chunked`, with all scores at once. Its backward pass is written out because the one that
-    JAX derives adds the targets' gradients to an array of zeros, one by one."""
+    """As `_chunked`, with all scores at once and any leading dimensions. Its backward pass is
+    written out: the one that JAX derives adds the targets' gradients to zeros, one by one."""
     return _dense_forward(hidden, head, targets, inverse)[0]
 
 
 def _dense_forward(hidden, head, targets, inverse):
-    scores = jnp.matmul(hidden, head, preferred_element_type=jnp.float32) * inverse
+    scores = row_matmul(hidden, head, jnp.float32) * inverse
     total = jax.nn.logsumexp(scores, axis=-1)
-    at = jnp.clip(targets, 0, head.shape[1] - 1)[:, None]
-    chosen = jnp.take_along_axis(scores, at, axis=-1)[:, 0]
-    chosen = jnp.where(at[:, 0] == targets, chosen, 0.0)
+    at = jnp.clip(targets, 0, head.shape[1] - 1)
+    chosen = jnp.take_along_axis(scores, at[..., None], axis=-1)[..., 0]
+    chosen = jnp.where(at == targets, chosen, 0.0)
     return (total, chosen), (hidden, head, targets, inverse, scores, total)
 
 
 def _dense_backward(residuals, grads):
     hidden, head, targets, inverse, scores, total = residuals
-    d_total, d_chosen = (g * inverse for g in grads)
-    hit = targets[:, None] == jnp.arange(head.shape[1])
-    d_scores = jnp.exp(scores - total[:, None]) * d_total[:, None] + hit * d_chosen[:, None]
+    d_total, d_chosen = (g[..., None] * inverse for g in grads)
+    hit = targets[..., None] == jnp.arange(head.shape[1])
+    d_scores = jnp.exp(scores - total[..., None]) * d_total + hit * d_chosen
     d_scores = d_scores.astype(hidden.dtype)
-    d_hidden = jnp.matmul(d_scores, head.T, preferred_element_type=jnp.float32)
-    d_head = jnp.matmul(hidden.T, d_scores, preferred_element_type=jnp.float32)
+    d_hidden = row_matmul(d_scores, head.T, jnp.float32)
+    rows = (x.reshape(-1, x.shape[-1]) for x in (hidden, d_scores))
+    d_head = jnp.einsum("nh,nv->hv", *rows, preferred_element_type=jnp.float32)
     return d_hidden.astype(hidden.dtype), d_head.astype(head.dtype), None, None
 
 
