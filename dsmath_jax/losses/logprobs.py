@@ -56,8 +56,7 @@ def token_logprobs(
         total, chosen = _chunked(flat, head, targets.reshape(-1), inverse, chunk)
         total, chosen = total.reshape(targets.shape), chosen.reshape(targets.shape)
     if vocab_axis is not None:
-        here = (targets >= 0) & (targets < columns)
-        chosen = jax.lax.psum(jnp.where(here, chosen, 0.0), vocab_axis)
+        chosen = jax.lax.psum(chosen, vocab_axis)  # 0 where the target is another device's
         peak = jax.lax.pmax(jax.lax.stop_gradient(total), vocab_axis)
         total = peak + jnp.log(jax.lax.psum(jnp.exp(total - peak), vocab_axis))
     return chosen - total
@@ -65,7 +64,8 @@ def token_logprobs(
 
 @jax.custom_vjp
 def _dense(hidden, head, targets, inverse):
-    """As `_chunked`, with all scores at once and any leading dimensions. Its backward pass is
+    """As `_chunked`, with all scores at once. They keep their leading dimensions, so that where
+    `hidden @ head` is computed beside, as decoding does, XLA computes it once. The backward pass is
     written out: the one that JAX derives adds the targets' gradients to zeros, one by one."""
     return _dense_forward(hidden, head, targets, inverse)[0]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from dsmath_jax.models.flops import causal_pairs, forward_flops
 from dsmath_jax.models.sharding import make_mesh
 from dsmath_jax.stages.defaults import get_defaults
 from dsmath_jax.stages.dry_run import dry_run
-from dsmath_jax.stages.dry_run_programs import supervised_programs
+from dsmath_jax.stages.dry_run_programs import rl_programs, supervised_programs
 from dsmath_jax.training.hardware import CHIPS
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -56,6 +57,26 @@ WRONG += ["v5e:3x5", "v5p:4x4", "v5p:3x3x3", "v5p:0x4x4", "v5p:16x24x24", "tpu7x
 def test_a_slice_that_does_not_exist_is_an_input_error(name):
     with pytest.raises(InputError, match="v5p:4x4x4"):
         open_topology(name)
+
+
+def test_decoding_multiplies_the_head_once_a_token(slice_of_four):
+    """The draw and the log-probability take their scores from one product. (A CPU's compiler joins
+    two that differ in their dimensions alone, a TPU's does not.)"""
+    mesh, _ = slice_of_four
+    config = get_defaults("rl")
+    config.length, config.rl.max_new_tokens, config.data.num_heldout = 64, 32, 0
+    config.rl.questions, config.rl.group = 8, 8  # two questions a chip
+    model = dataclasses.replace(preset("tiny"), num_layers=1, vocab_size=640)
+    programs = rl_programs(config, mesh, model)
+    program = next(programs)
+    while True:
+        with jax.set_mesh(program.mesh):
+            compiled = program.function.lower(*program.arguments).compile()
+        if program.name == "decode":
+            break
+        program = programs.send(compiled)
+    products = re.findall(r"= (\S+) (?:convolution|dot)\(", compiled.as_text())
+    assert sum(",640]" in shape for shape in products) == 1, products
 
 
 def test_a_held_out_loss_has_the_models_flops_and_all_its_memory(slice_of_four):
