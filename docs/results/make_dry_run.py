@@ -74,9 +74,8 @@ def settings(model: str, stage: str, chip: str, chips: int) -> list[str]:
     else:
         gigabytes = 14 if model == "7b" else 3
         tensor = 1
-        while gigabytes / tensor > GIB[chip] / 8 and tensor < min(devices, 8):
+        while gigabytes / tensor > GIB[chip] / 8 and tensor < 4:  # a host has 4 chips
             tensor *= 2
-        tensor = max(tensor, devices // 64)  # the samples of a question split over at most 64
         # Keys and values of a sample's 1024 new tokens, and in an evaluation of its prompt's, too: a
         # quarter of the memory for them.
         a_sample = 1.0 if model == "7b" else 0.4
@@ -84,7 +83,7 @@ def settings(model: str, stage: str, chip: str, chips: int) -> list[str]:
         most = 64
         while most * 2 <= min(fit, 1024):
             most *= 2
-        flags |= {"rl.algorithm": stage, "rl.mesh.tensor": tensor, "rl.max_rows": most}
+        flags |= {"rl.algorithm": stage, "rl.tensor": tensor, "rl.max_rows": most}
     return [f"--config.{name}={value}" for name, value in flags.items()]
 
 

@@ -82,7 +82,7 @@ def _advice(
             f"(now {config.rl.max_new_tokens})"
         )
         if kind in ("generation weights", "results"):
-            change = f"raise config.rl.mesh.tensor (now {config.rl.mesh.tensor})"
+            change = f"raise config.rl.tensor (now {config.rl.tensor})"
     elif report.name == "held-out loss":
         change = f"lower config.eval.batch_size (now {config.eval.batch_size})"
     elif kind in ("temporary", "activations", "batch"):

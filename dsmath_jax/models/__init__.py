@@ -3,11 +3,10 @@
 from dsmath_jax.models.checkpoint import load_params, save_params
 from dsmath_jax.models.config import PRESETS, ModelConfig, RopeScaling, preset
 from dsmath_jax.models.hf import load_hf, save_hf
-from dsmath_jax.models.transformer import KVCache, Transformer, init_params
+from dsmath_jax.models.transformer import Transformer, init_params
 
 __all__ = [
     "PRESETS",
-    "KVCache",
     "ModelConfig",
     "RopeScaling",
     "Transformer",

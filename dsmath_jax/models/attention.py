@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh
 
 from dsmath_jax.models import flash_gpu, splash
-from dsmath_jax.models.chunked_attention import MASKED, chunked_attention, pad_length
+from dsmath_jax.models.chunked_attention import chunked_attention, pad_length
 from dsmath_jax.models.sharding import partition_spec
 
 BACKENDS = ("auto", "splash", "flash", "chunked")
@@ -127,41 +127,3 @@ def _split_heads(x: jax.Array, heads: int, mesh: AbstractMesh) -> jax.Array:
     axis tensor has parts, so that each part of the query heads finds its own beside it."""
     ways = _ways(heads, "tensor", mesh)
     return jnp.repeat(x, math.lcm(x.shape[2], ways) // x.shape[2], axis=2)
-
-
-def decode_attention(
-    q: jax.Array,
-    prompt_k: jax.Array,
-    prompt_v: jax.Array,
-    prompt_lengths: jax.Array,
-    new_k: jax.Array,
-    new_v: jax.Array,
-    num_new: jax.Array,
-) -> jax.Array:
-    """One new token of each sample against its question's prompt, stored once, and its own tokens.
-
-    Args:
-      q: [questions, group, heads, head_dim].
-      prompt_k, prompt_v: [questions, prompt_length, kv_heads, head_dim], padded on the right.
-      prompt_lengths: [questions].
-      new_k, new_v: [questions, group, new_length, kv_heads, head_dim].
-      num_new: scalar, how many of `new_length` are filled.
-
-    Returns:
-      [questions, group, heads, head_dim], of q's dtype.
-    """
-    questions, group, heads, head_dim = q.shape
-    kv_heads = prompt_k.shape[2]
-    q = q.reshape(questions, group, kv_heads, heads // kv_heads, head_dim)
-    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    scale = head_dim**-0.5
-    on_prompt = dot("qgkhd,qskd->qgkhs", q, prompt_k) * scale
-    on_new = dot("qgkhd,qgskd->qgkhs", q, new_k) * scale
-    in_prompt = jnp.arange(prompt_k.shape[1])[None, :] < prompt_lengths[:, None]
-    on_prompt = jnp.where(in_prompt[:, None, None, None], on_prompt, MASKED)
-    on_new = jnp.where(jnp.arange(new_k.shape[2]) < num_new, on_new, MASKED)
-    weights = jax.nn.softmax(jnp.concatenate([on_prompt, on_new], axis=-1), axis=-1)
-    on_prompt, on_new = jnp.split(weights.astype(q.dtype), [prompt_k.shape[1]], axis=-1)
-    out = jnp.einsum("qgkhs,qskd->qgkhd", on_prompt, prompt_v)
-    out += jnp.einsum("qgkhs,qgskd->qgkhd", on_new, new_v)
-    return out.reshape(questions, group, heads, head_dim)

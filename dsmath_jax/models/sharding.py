@@ -64,17 +64,6 @@ def _sizes(sizes: list[int], num_devices: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def rearrange(mesh: Mesh, data: int = -1, tensor: int = 1) -> Mesh:
-    """The same devices, in the same order, under other sizes: arrays move between the two meshes
-    within one compiled function.
-
-    Raises:
-      ValueError: the sizes do not multiply to the number of devices.
-    """
-    grid = mesh.devices.reshape(_sizes([data, 1, tensor, 1], mesh.size))
-    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
-
-
 def partition_spec(
     axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:

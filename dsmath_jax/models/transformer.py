@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from dsmath_jax.losses.row_matmul import row_matmul, row_matmuls
-from dsmath_jax.models.attention import BACKENDS, causal_attention, decode_attention
+from dsmath_jax.models.attention import BACKENDS, causal_attention
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.embedding import embed_tokens
 from dsmath_jax.models.parameters import init_param, param_specs
@@ -33,18 +33,6 @@ REMAT = {
         offload_dst="pinned_host",
     ),
 }
-
-
-class KVCache(NamedTuple):
-    """Keys and values of what was read so far: `prompt_*` [layers, questions, prompt_length,
-    kv_heads, head_dim] once per question, `new_*` [layers, questions, group, new_length, kv_heads,
-    head_dim] for each sample's own tokens."""
-
-    prompt_k: jax.Array
-    prompt_v: jax.Array
-    prompt_lengths: jax.Array
-    new_k: jax.Array
-    new_v: jax.Array
 
 
 class Layers(nnx.Module):
@@ -153,63 +141,56 @@ class Transformer(nnx.Module):
 
         if self.remat != "none":
             body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=False)
-        x, kv = jax.lax.scan(body, x, self._stacked())
+        x, kv = jax.lax.scan(body, x, self.stacked())
         return rms_norm(x, self.final_norm[...], self.config.norm_eps), kv
 
-    def prefill(self, tokens: jax.Array, lengths: jax.Array, group: int, max_new: int):
+    def prefill(self, tokens: jax.Array, lengths: jax.Array):
         """Reads prompts [questions, prompt_length], padded on the right to `lengths`.
 
         Returns:
-          (hidden of each prompt's last token [questions, hidden_size], KVCache with room for
-          `max_new` tokens of each of `group` samples).
+          (hidden of each prompt's last token [questions, hidden_size], keys, values, each
+          [layers, questions, prompt_length, kv_heads, head_dim]).
         """
         segment_ids = (jnp.arange(tokens.shape[1])[None, :] < lengths[:, None]).astype(jnp.int32)
         x, (k, v) = self._forward(tokens, None, segment_ids, with_kv=True)
         last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
-        layers, questions, _, kv_heads, head_dim = k.shape
-        room = jnp.zeros((layers, questions, group, max_new, kv_heads, head_dim), k.dtype)
-        return last, KVCache(k, v, lengths, room, room)
+        return last, k, v
 
-    def decode(self, tokens: jax.Array, step: jax.Array, cache: KVCache):
-        """Reads each sample's token number `step` (from 0), tokens [questions, group].
+    def decode(self, tokens: jax.Array, positions: jax.Array, attend: Any, kept: Any, layers: Any):
+        """Reads one token of each row, [rows], at its position [rows].
+
+        Args:
+          attend: (q [rows, heads, head_dim], k, v [rows, kv_heads, head_dim], what `kept` has for
+            the layer) -> (output as q, what is to be kept of the layer).
+          kept, layers: what `attend` gets, and the layers' parameters: either trees of arrays
+            stacked by layer, which are scanned, or lists of a tree for each layer.
 
         Returns:
-          (hidden [questions, group, hidden_size], the cache with the token in it).
+          (hidden [rows, hidden_size], what attend kept, like `kept` stacked or a list).
         """
-        positions = jnp.broadcast_to(cache.prompt_lengths[:, None] + step, tokens.shape)
-        cos, sin = cos_sin(self.config, positions)
+        cos, sin = cos_sin(self.config, positions[:, None])
 
-        def body(carry, inputs):
-            x, new_k, new_v = carry
-            params, layer, prompt_k, prompt_v = inputs
+        def body(x, inputs):
+            params, kept = inputs
 
-            def attend(q, k, v):
-                at = (layer, 0, 0, step, 0, 0)
-                all_k = jax.lax.dynamic_update_slice(new_k, k[None, :, :, None], at)
-                all_v = jax.lax.dynamic_update_slice(new_v, v[None, :, :, None], at)
-                out = decode_attention(
-                    q,
-                    prompt_k,
-                    prompt_v,
-                    cache.prompt_lengths,
-                    all_k[layer],
-                    all_v[layer],
-                    step + 1,
-                )
-                return out, (all_k, all_v)
+            def one_token(q, k, v):
+                out, new = attend(q[:, 0], k[:, 0], v[:, 0], kept)
+                return out[:, None], new
 
-            x, (new_k, new_v) = self._layer(params, x, cos, sin, attend)
-            return (x, new_k, new_v), None
+            return self._layer(params, x, cos, sin, one_token)
 
-        x = self.embed[...][tokens].astype(self.dtype)
-        carry = (x, cache.new_k, cache.new_v)
-        layers = jnp.arange(self.config.num_layers)
-        inputs = (self._stacked(), layers, cache.prompt_k, cache.prompt_v)
-        (x, new_k, new_v), _ = jax.lax.scan(body, carry, inputs)
-        x = rms_norm(x, self.final_norm[...], self.config.norm_eps)
-        return x, cache._replace(new_k=new_k, new_v=new_v)
+        x = self.embed[...][tokens].astype(self.dtype)[:, None]
+        if isinstance(layers, list):
+            new = []
+            for inputs in zip(layers, kept, strict=True):
+                x, of_layer = body(x, inputs)
+                new.append(of_layer)
+        else:
+            x, new = jax.lax.scan(body, x, (layers, kept))
+        return rms_norm(x, self.final_norm[...], self.config.norm_eps)[:, 0], new
 
-    def _stacked(self) -> dict[str, jax.Array]:
+    def stacked(self) -> dict[str, jax.Array]:
+        """The layers' parameters, stacked by layer."""
         return nnx.to_pure_dict(nnx.state(self.layers))
 
     def _layer(self, params, x, cos, sin, attend):

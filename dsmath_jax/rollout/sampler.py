@@ -1,26 +1,26 @@
-"""Sampling from a model: prompts are read once per question, then all samples decode together."""
+"""Sampling from a model: prompts are read once per question, samples take turns in fixed slots."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import Mesh
 
-from dsmath_jax.losses import token_logprobs
-from dsmath_jax.models.sharding import batch_sharding
-from dsmath_jax.models.transformer import KVCache, Transformer, logits
+from dsmath_jax.models.transformer import Transformer
+from dsmath_jax.rollout import decode as programs
+from dsmath_jax.rollout.decode import SHARDS, Options, make_cache, sharding, shards_of
+from dsmath_jax.rollout.slots import BLOCK, Prompt, Shard, Sizes, make_plan, rounded, works
 
-SEGMENT = 32
+INTERVAL = 16  # tokens decoded before the host looks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +47,9 @@ class Samples:
         return "stop" if self.stopped[question, sample] else "length"
 
 
-class _State(NamedTuple):
-    step: jax.Array
-    hidden: jax.Array  # [questions, group, hidden_size] of the last token read
-    tokens: jax.Array
-    logprobs: jax.Array
-    lengths: jax.Array
-    stopped: jax.Array
-    cache: KVCache
-
-
 class Sampler:
-    """Generates with a key-value cache; everything but the loop over segments runs compiled.
+    """Generates in a fixed number of slots: a sample that ends gives its slot to the next.
+    Everything but that exchange, every `interval` tokens, runs compiled.
 
     A draw depends on (seed, step, example id, sample number, token index) alone, so a sample's text
     does not change with the batch around it.
@@ -67,11 +58,10 @@ class Sampler:
       model: the Transformer; each call may bring other parameters of the same structure.
       tokenizer: gives `eos_id` and `pad_id`, and encodes prompts given as text. May be None when
         prompts are ids and `eos_ids` is given.
-      max_rows: samples decoded together; more are done in turns.
-      prompt_bucket: prompt lengths are rounded up to a multiple of this, to compile few shapes.
-      segment: new tokens before the first look at whether all samples have ended. The cache has
-        room for so many, then for twice as many, and so on: few shapes, and attention reads little.
-      mesh: devices to spread the samples over (data, fsdp) and the weights and keys (tensor).
+      max_rows: slots, over all devices.
+      interval: tokens decoded before the host looks which samples have ended; it divides 32.
+      mesh: this host's devices, to spread the samples over (data, fsdp) and the weights and keys
+        (tensor). With several hosts each one generates its share of the samples, and all get all.
     """
 
     def __init__(
@@ -80,16 +70,21 @@ class Sampler:
         tokenizer: Any = None,
         *,
         max_rows: int = 256,
-        prompt_bucket: int = 32,
-        segment: int = SEGMENT,
+        interval: int = INTERVAL,
         mesh: Mesh | None = None,
     ):
+        if interval < 1 or BLOCK % interval:
+            raise ValueError(f"interval={interval} does not divide {BLOCK}")
         self.graph, params = nnx.split(model)
         self.params = nnx.to_pure_dict(params)
-        self.context = model.config.max_positions
+        self.config, self.dtype = model.config, model.dtype
         self.tokenizer = tokenizer
-        self.max_rows, self.prompt_bucket, self.segment = max_rows, prompt_bucket, segment
+        self.interval = interval
         self.mesh = mesh
+        self.hosts = jax.process_count()
+        self.max_rows = max(1, max_rows // self.hosts)
+        devices = jax.devices() if self.mesh is None else self.mesh.devices.flat
+        self.unroll = next(iter(devices)).platform == "cpu"
 
     def __call__(
         self,
@@ -103,7 +98,7 @@ class Sampler:
         example_ids: Sequence[int] | None = None,
         eos_ids: Sequence[int] | None = None,
         params: dict | None = None,
-        on_batch: Callable[[int, int], None] | None = None,
+        on_samples: Callable[[int, int], None] | None = None,
     ) -> Samples:
         """Samples from the full softmax at `temperature` (0: greedy).
 
@@ -114,7 +109,7 @@ class Sampler:
           seed, step, example_ids: what the draws depend on; example_ids defaults to 0, 1, 2...
           eos_ids: tokens that end a sample, kept in it; the tokenizer's EOS by default.
           params: nested dict of parameters to use in place of the model's.
-          on_batch: called with (questions done, questions) after each turn.
+          on_samples: called with (samples done, samples to do on this host) whenever some are done.
 
         Raises:
           ValueError: no prompts, no way to know what ends a sample, an empty prompt, or one that
@@ -136,192 +131,177 @@ class Sampler:
                 raise ValueError(
                     f"prompt {n} is empty: nothing to continue (is there no BOS token?)"
                 )
-            if len(p) + max_new_tokens > self.context:
+            if len(p) + max_new_tokens > self.config.max_positions:
                 raise ValueError(
                     f"prompt {n} has {len(p)} tokens; with max_new_tokens={max_new_tokens} that "
-                    f"exceeds the model's context of {self.context}"
+                    f"exceeds the model's context of {self.config.max_positions}"
                 )
-        pad = self.tokenizer.pad_id if self.tokenizer is not None else 0
-        at_once = questions_at_once(len(ids), samples_per_prompt, self.max_rows, self.mesh)
-        length = -(-max(map(len, ids)) // self.prompt_bucket) * self.prompt_bucket
-        out = []
-        for start in range(0, len(ids), at_once):
-            some = ids[start : start + at_once]
-            some_ids = list(example_ids[start : start + at_once])
-            filler = at_once - len(some)  # keep the shape: repeat the last prompt, drop its samples
-            tokens = np.full((at_once, length), pad, np.int32)
-            for row, p in enumerate(some + some[-1:] * filler):
-                tokens[row, : len(p)] = p
-            lengths = np.array([len(p) for p in some + some[-1:] * filler], np.int32)
-            examples = np.array(some_ids + some_ids[-1:] * filler, np.uint32)
-            with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
-                result = self._generate(
-                    self.params if params is None else params,
-                    self._put(tokens),
-                    self._put(lengths),
-                    self._put(examples),
-                    (seed, step),
-                    samples_per_prompt,
-                    max_new_tokens,
-                    float(temperature),
-                    jnp.array(sorted(eos_ids), jnp.int32),
-                )
-            out.append([x[: len(some)] for x in result])
-            if on_batch is not None:
-                on_batch(min(start + at_once, len(ids)), len(ids))
-        tokens, lengths, logprobs, stopped = (
-            np.concatenate(parts) for parts in zip(*out, strict=True)
+        params = self.params if params is None else params
+        key = jax.random.fold_in(jax.random.key(jnp.uint32(seed)), jnp.uint32(step))
+        options = Options(
+            key, jnp.float32(temperature or 1.0), jnp.array(sorted(eos_ids), jnp.int32)
         )
-        beyond = np.arange(max_new_tokens) >= lengths[..., None]
-        return Samples(
-            np.where(beyond, pad, tokens), lengths, np.where(beyond, 0.0, logprobs), stopped
-        )
+        job = _Job(self, params, options, temperature == 0, ids, list(example_ids), max_new_tokens)
+        total = len(ids) * samples_per_prompt
+        share = -(-total // self.hosts)
+        first = min(share * jax.process_index(), total)
+        done = job.run(range(first, min(first + share, total)), samples_per_prompt, on_samples)
+        if self.hosts > 1:
+            done = _gathered(done, share, total)
+        shape = (len(ids), samples_per_prompt)
+        return Samples(*(x.reshape(*shape, *x.shape[1:]) for x in dataclasses.astuple(done)))
 
     def _encode(self, prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt, add_bos=True)
         return list(prompt)
 
-    def _put(self, x):
-        return x if self.mesh is None else jax.device_put(x, batch_sharding(self.mesh, x.shape))
 
-    def _generate(
-        self, params, tokens, lengths, examples, seed, group, max_new, temperature, eos_ids
+class _Job:
+    """One call of a sampler."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        params: Any,
+        options: Options,
+        greedy: bool,
+        prompts: list[list[int]],
+        examples: list[int],
+        max_new: int,
     ):
-        keys = _sample_keys(*map(jnp.uint32, seed), examples, group)
-        state = _prefill(self.graph, params, tokens, lengths, group, max_new)
-        for end in cache_lengths(max_new, self.segment):
-            if bool(state.stopped.all()):
-                break
-            cache = _grow(state.cache, end)
-            state = _decode_until(
-                self.graph,
-                end,
-                temperature == 0,
-                params,
-                state._replace(cache=cache),
-                keys,
-                temperature or 1.0,
-                eos_ids,
-            )
-        result = (state.tokens, state.lengths, state.logprobs, state.stopped)
-        if jax.process_count() > 1:
-            return multihost_utils.process_allgather(result, tiled=True)
-        return jax.device_get(result)
+        self.sampler, self.params, self.options, self.greedy = sampler, params, options, greedy
+        self.prompts, self.examples, self.max_new = prompts, examples, max_new
+        self.mesh = sampler.mesh
+        self.pad = sampler.tokenizer.pad_id if sampler.tokenizer is not None else 0
 
-
-def questions_at_once(count: int, group: int, max_rows: int, mesh: Mesh | None) -> int:
-    """How many of `count` questions are decoded together: as `max_rows` samples allow, and more
-    where else the mesh could not split them (what is too much is decoded and dropped)."""
-    at_once = max(1, min(count, max_rows // group))
-    if mesh is not None and _split(at_once, group, mesh) is None:
-        at_once += -at_once % (mesh.shape["data"] * mesh.shape["fsdp"])
-    return at_once
-
-
-def cache_lengths(max_new: int, segment: int = SEGMENT) -> Iterator[int]:
-    """Room for new tokens, as the cache gets it: segment, twice as many, and so on to max_new."""
-    end = min(segment, max_new)
-    yield end
-    while end < max_new:
-        end = min(2 * end, max_new)
-        yield end
-
-
-@functools.partial(jax.jit, static_argnums=(3,))
-def _sample_keys(seed, step, examples, group):
-    """[questions, group] keys, each for one sample's whole text."""
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    by_example = jax.vmap(lambda e: jax.random.fold_in(key, e))(examples)
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    return jax.vmap(fold, in_axes=(0, None))(by_example, jnp.arange(group))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _prefill(graph, params, tokens, lengths, group, max_new):
-    hidden, cache = nnx.merge(graph, params).prefill(tokens, lengths, group, max_new=0)
-    questions = tokens.shape[0]
-    shape = (questions, group, max_new)
-    return _State(
-        step=jnp.int32(0),
-        hidden=_spread(jnp.broadcast_to(hidden[:, None], (questions, group, hidden.shape[-1]))),
-        tokens=_spread(jnp.zeros(shape, jnp.int32)),
-        logprobs=_spread(jnp.zeros(shape, jnp.float32)),
-        lengths=_spread(jnp.full((questions, group), max_new, jnp.int32)),
-        stopped=_spread(jnp.zeros((questions, group), bool)),
-        cache=cache,
-    )
-
-
-def _spread(x, at: int = 0, heads: int | None = None):
-    """Splits [.., questions, group, ..], whose questions are dimension `at`, over the data and fsdp
-    axes of the mesh: the questions where they divide, else the samples of each, else both. The
-    dimension `heads` goes where the weights' heads are."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return x
-    axes = _split(x.shape[at], x.shape[at + 1], mesh)
-    if axes is None:
-        return x
-    parts: list = [None] * x.ndim
-    parts[at : at + 2] = [some or None for some in axes]
-    if heads is not None and x.shape[heads] % mesh.shape["tensor"] == 0:
-        parts[heads] = "tensor"
-    return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(*parts))
-
-
-def _split(questions: int, group: int, mesh: Mesh | AbstractMesh):
-    """Mesh axes that split the questions, and the samples of each; None where none do evenly."""
-    both = ("data", "fsdp")
-    for axes in ((both, ()), ((), both), (("data",), ("fsdp",)), (("fsdp",), ("data",))):
-        ways = [math.prod(mesh.shape[a] for a in some) for some in axes]
-        if questions % ways[0] == 0 and group % ways[1] == 0:
-            return axes
-    return None
-
-
-@functools.partial(jax.jit, static_argnums=(1,))
-def _grow(cache: KVCache, length: int) -> KVCache:
-    """Room for `length` new tokens of each sample."""
-    room = [(0, 0)] * 6
-    room[3] = (0, length - cache.new_k.shape[3])
-    return cache._replace(
-        new_k=_spread(jnp.pad(cache.new_k, room), 1, heads=4),
-        new_v=_spread(jnp.pad(cache.new_v, room), 1, heads=4),
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
-def _decode_until(graph, end, greedy, params, state, keys, temperature, eos_ids):
-    """Decodes to `end` new tokens, or until every sample has ended."""
-    model = nnx.merge(graph, params)
-    head = model.output_head()
-
-    def unfinished(s: _State):
-        return (s.step < end) & ~s.stopped.all()
-
-    def body(s: _State):
-        scores = logits(s.hidden, head)
-        if not greedy:
-            token_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, s.step)
-            noise = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(k, scores.shape[-1:])))(
-                token_keys
-            )
-            scores = scores / temperature + noise
-        token = scores.argmax(axis=-1).astype(jnp.int32)
-        # All logits at once, as above: the same expression, which XLA computes once.
-        logp = token_logprobs(s.hidden, head, token, temperature, chunk=head.shape[1])
-        ends = jnp.isin(token, eos_ids) & ~s.stopped
-        hidden, cache = model.decode(token, s.step, s.cache)
-        at = (0, 0, s.step)
-        return _State(
-            step=s.step + 1,
-            hidden=hidden,
-            tokens=jax.lax.dynamic_update_slice(s.tokens, token[..., None], at),
-            logprobs=jax.lax.dynamic_update_slice(s.logprobs, logp[..., None], at),
-            lengths=jnp.where(ends, s.step + 1, s.lengths),
-            stopped=s.stopped | ends,
-            cache=cache,
+    def run(
+        self, chosen: range, group: int, on_samples: Callable[[int, int], None] | None
+    ) -> Samples:
+        """The samples with these numbers, `group` for each question in turn: arrays as in Samples,
+        with the one dimension [samples] in place of [questions, group]."""
+        count = len(chosen)
+        samples = Samples(
+            np.full((count, self.max_new), self.pad, np.int32),
+            np.zeros(count, np.int32),
+            np.zeros((count, self.max_new), np.float32),
+            np.zeros(count, bool),
         )
+        if chosen:
+            mesh = contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+            with mesh:
+                self._run(chosen, group, samples, on_samples)
+        return samples
 
-    return jax.lax.while_loop(unfinished, body, state)
+    def _run(self, chosen: range, group: int, samples: Samples, on_samples) -> None:
+        s = Sizes.of(
+            len(chosen),
+            min(group, len(chosen)),
+            max(len(p) for p in self.prompts[chosen[0] // group : chosen[-1] // group + 1]),
+            self.max_new,
+            self.sampler.max_rows,
+            shards_of(self.mesh),
+        )
+        queue = deque(works(chosen, group, s.share, self.prompts, self.max_new))
+        shards = [Shard(s) for _ in range(s.shards)]
+        config, dtype = self.sampler.config, self.sampler.dtype
+        cache = make_cache(config, dtype, self.mesh, s)
+        split = sharding(self.mesh, SHARDS)
+        hidden = jnp.zeros((s.shards * s.slots, config.hidden_size), dtype, device=split)
+        slots, done = s.slots, 0
+        while True:
+            opened = [shard.admit(queue) for shard in shards]
+            cache = self._prefill(cache, opened, s)
+            decoding = max(sum(x is not None for x in shard.slots) for shard in shards)
+            if not decoding:
+                return
+            if not queue and 4 * decoding <= slots:
+                slots = max(1, slots // 4)
+                for shard in shards:
+                    shard.shrink(slots)
+            for shard in shards:
+                shard.begin_interval()
+            plan = make_plan(
+                shards,
+                self.examples,
+                own=rounded(max(shard.own_used() for shard in shards), slots),
+                own_table=s.own_table,
+                prompts=rounded(max(shard.prompts_used() for shard in shards), s.prompt_table),
+                prompt_table=s.prompt_table,
+                members=min(slots, s.members),
+            )
+            cache, hidden, decoded = programs.decode(
+                self.sampler.graph,
+                self.sampler.interval,
+                self.greedy,
+                self.sampler.unroll,
+                self.params,
+                cache,
+                hidden,
+                jax.tree.map(self._put, plan),
+                self.options,
+            )
+            ended = self._collect(shards, jax.device_get(decoded), samples, group, chosen.start)
+            done += ended
+            if ended and on_samples is not None:
+                on_samples(done, len(chosen))
+
+    def _put(self, x: np.ndarray) -> jax.Array:
+        return jax.device_put(x, sharding(self.mesh, SHARDS))
+
+    def _prefill(self, cache, opened: list[list[Prompt]], s: Sizes):
+        """Reads the prompts that were opened on each shard."""
+        while any(opened):
+            count = s.prefill if max(map(len, opened)) > 1 else 1
+            shape = (s.shards * count,)
+            tokens = np.full((*shape, s.prompt_table * BLOCK), self.pad, np.int32)
+            lengths = np.ones(shape, np.int32)
+            rows = np.full(shape, s.prompts, np.int32)
+            blocks = np.full((*shape, s.prompt_table), s.prompt_blocks, np.int32)
+            for i, of_shard in enumerate(opened):
+                for n, prompt in enumerate(of_shard[:count], start=i * count):
+                    ids = prompt.work.prompt
+                    tokens[n, : len(ids)] = ids
+                    lengths[n] = len(ids)
+                    rows[n] = prompt.row
+                    blocks[n, : len(prompt.blocks)] = prompt.blocks
+            cache = programs.prefill(
+                self.sampler.graph,
+                self.params,
+                cache,
+                *(self._put(x) for x in (tokens, lengths, rows, blocks)),
+            )
+            opened = [of_shard[count:] for of_shard in opened]
+        return cache
+
+    def _collect(self, shards, decoded, samples: Samples, group: int, first: int) -> int:
+        """Writes down what an interval brought; returns how many samples ended."""
+        ended = 0
+        for i, shard in enumerate(shards):
+            for n, slot in enumerate(shard.slots):
+                if slot is None:
+                    continue
+                row = i * len(shard.slots) + n
+                at = slot.prompt.work.question * group + slot.sample - first
+                count = int(decoded.counts[row])
+                new = slice(slot.length, slot.length + count)
+                samples.tokens[at, new] = decoded.tokens[row, :count]
+                samples.logprobs[at, new] = decoded.logprobs[row, :count]
+                slot.length += count
+                slot.source = n
+                if decoded.stopped[row] or slot.length >= slot.limit:
+                    samples.lengths[at] = slot.length
+                    samples.stopped[at] = decoded.stopped[row]
+                    shard.end(n)
+                    ended += 1
+        return ended
+
+
+def _gathered(ours: Samples, share: int, total: int) -> Samples:
+    """The samples of all hosts, each of which has `share`, the last ones fewer or none."""
+
+    def gather(x):
+        x = np.pad(x, [(0, share - len(x)), *[(0, 0)] * (x.ndim - 1)])
+        return np.asarray(multihost_utils.process_allgather(x)).reshape(-1, *x.shape[1:])[:total]
+
+    return Samples(*map(gather, dataclasses.astuple(ours)))

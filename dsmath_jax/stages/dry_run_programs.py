@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Generator
 from typing import Any
 
@@ -16,8 +15,19 @@ from dsmath_jax.compilation.design import Design
 from dsmath_jax.compilation.programs import Program
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.flops import causal_pairs, forward_flops, rl_flops, train_flops
-from dsmath_jax.models.sharding import batch_sharding
-from dsmath_jax.rollout import sampler
+from dsmath_jax.models.parameters import param_specs
+from dsmath_jax.models.sharding import batch_sharding, param_shardings
+from dsmath_jax.rollout.decode import (
+    SHARDS,
+    Options,
+    cache_shapes,
+    decode,
+    prefill,
+    sharding,
+    shards_of,
+)
+from dsmath_jax.rollout.sampler import INTERVAL
+from dsmath_jax.rollout.slots import BLOCK, Sizes, full_plan
 from dsmath_jax.stages import setup, supervised
 from dsmath_jax.stages.rl_programs import make_programs
 from dsmath_jax.training.optimizer import make_optimizer
@@ -68,12 +78,12 @@ def supervised_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Pr
 
 def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs:
     """One exploration step: weights for generation, prompts, tokens (with the cache at its full
-    length, so their time is at most this), log-probabilities, values (PPO), update."""
+    length, so their time is at most this; each host does a part of them), log-probabilities, values
+    (PPO), update."""
     c, with_critic = config.rl, config.rl.algorithm == "ppo"
-    generation_mesh = setup.open_generation_mesh(config, mesh)
     optimizer = setup.open_rl_optimizer(config)
     model = setup.open_model(config, model_config)
-    programs = make_programs(config, model, optimizer, generation_mesh)
+    programs = make_programs(config, model, optimizer, mesh)
     state = abstract_state(
         model_config, optimizer, mesh, with_reference=True, with_critic=with_critic
     )
@@ -91,8 +101,7 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
         beside=_without(kept, "params"),
     )
     if compiled is not None:
-        weights = _outputs(compiled)
-        yield from _generation_programs(config, generation_mesh, model, weights, kept)
+        yield from _generation_programs(config, mesh, model, kept)
     # ---- Training -------------------------------------------------------------------------------
     rows = _rl_rows(config, mesh)
     flops = _flops(config, model_config, c.questions, c.group)
@@ -145,13 +154,12 @@ def rl_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Program:
     setup.check_parts(c.questions * c.group, config, mesh, "config.rl.questions x group")
     optimizer = setup.open_rl_optimizer(config)
     model = setup.open_model(config, model_config)
-    generation_mesh = setup.open_generation_mesh(config, mesh)
     state = abstract_state(
         model_config, optimizer, mesh, with_reference=True, with_critic=with_critic
     )
     return Program(
         "update",
-        make_programs(config, model, optimizer, generation_mesh).update,
+        make_programs(config, model, optimizer, mesh).update,
         (state, _rl_rows(config, mesh)),
         mesh,
         Design(weight_gathers=3 * config.micro_batches),
@@ -161,78 +169,85 @@ def rl_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Program:
     )
 
 
-def _generation_programs(config: ConfigDict, mesh, model, weights, kept) -> Programs:
+def _generation_programs(config: ConfigDict, mesh, model, kept) -> Programs:
     """What the sampler compiles, for prompts of the greatest length: for a step's questions, and
     for the held-out ones, a sample each, whose prompts no group shares."""
     c = config.rl
-    yield from _sampling(config, mesh, model, weights, kept, c.questions, c.group)
+    yield from _sampling(config, mesh, model, kept, c.questions, c.group)
     if config.data.num_heldout:
         heldout = config.data.num_heldout
-        yield from _sampling(config, mesh, model, weights, kept, heldout, 1, evaluation=True)
+        yield from _sampling(config, mesh, model, kept, heldout, 1, evaluation=True)
 
 
 def _sampling(
-    config: ConfigDict, mesh, model, weights, kept, count: int, group: int, evaluation: bool = False
+    config: ConfigDict, mesh, model, kept, count: int, group: int, evaluation: bool = False
 ) -> Programs:
-    """Prefill, cache growth and decoding of `group` samples of each of `count` questions; an
-    evaluation's are no part of a step, and may be greedy, too."""
+    """Prefill and decoding of `group` samples of each of `count` questions, on the devices of one
+    host, of which each does an equal part; an evaluation's are no part of a step, and may be
+    greedy, too."""
     c, model_config = config.rl, model.config
     graph = nnx.split(model)[0]
-    questions = sampler.questions_at_once(count, group, c.max_rows, mesh)
-    turns = -(-count // questions)
-    runs = 0 if evaluation else turns
+    hosts = len({d.process_index for d in mesh.devices.flat})
+    here = setup.open_generation_mesh(config, mesh, mesh.devices.flat[0].process_index)
     named = "eval {}".format if evaluation else str
     flops = _flops(config, model_config, count, group)
     prompt = config.length - c.max_new_tokens
     read = forward_flops(model_config, *_tokens_and_pairs(count, prompt), 0)
-    tokens, lengths = (_array(mesh, s, jnp.int32) for s in ((questions, prompt), (questions,)))
-    kinds = {"params": "generation weights", "cache": "KV cache", "state": "samples"}
+    samples = -(-count * group // hosts)
+    s = Sizes.of(
+        samples, min(group, samples), prompt, c.max_new_tokens, c.max_rows // hosts, shards_of(here)
+    )
+    weights = jax.tree.map(
+        lambda spec, layout: jax.ShapeDtypeStruct(spec.shape, config.dtype, sharding=layout),
+        param_specs(model_config),
+        param_shardings(model_config, here),
+    )
+
+    def of_shards(shape: tuple[int, ...], dtype: Any = jnp.int32):
+        shape = (s.shards * shape[0], *shape[1:])
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding(here, SHARDS))
+
+    cache = cache_shapes(model_config, config.dtype, here, s)
+    kinds = {"params": "generation weights", "cache": "KV cache", "plan|hidden": "samples"}
+    prompts = -(-samples // (s.share * s.shards))  # of each shard, in turns
     compiled = yield Program(
         named("prefill"),
-        sampler._prefill,
-        (graph, weights, tokens, lengths, group, c.max_new_tokens),
-        mesh,
+        prefill,
+        (
+            graph,
+            weights,
+            cache,
+            of_shards((s.prefill, s.prompt_table * BLOCK)),
+            *(of_shards((s.prefill,)),) * 2,
+            of_shards((s.prefill, s.prompt_table)),
+        ),
+        here,
         Design(weight_gathers=0),
-        runs=runs,
-        model_flops=read / turns,
+        runs=0 if evaluation else -(-prompts // s.prefill),
+        model_flops=read / hosts / -(-prompts // s.prefill),
         kinds=kinds,
         beside=kept,
     )
     if compiled is None:
         return
-    started = _outputs(compiled)
-    *sizes, last = sampler.cache_lengths(c.max_new_tokens)
-    cache = started.cache
-    if sizes:
-        with contextlib.suppress(jax.errors.JaxRuntimeError), jax.set_mesh(mesh):
-            # Where not even this has room, the next program says so.
-            cache = _outputs(sampler._grow.lower(cache, sizes[-1]).compile())
-    compiled = yield Program(
-        named("cache growth"),
-        sampler._grow,
-        (cache, last),
-        mesh,
-        Design(weight_gathers=0),
-        runs=runs,
-        results="KV cache",
-        beside=kept | {"generation": weights},
+    intervals = -(-samples // (s.shards * s.slots)) * -(-c.max_new_tokens // INTERVAL)
+    plan = jax.tree.map(lambda x: of_shards(x.shape, x.dtype), full_plan(s))
+    options = Options(
+        jax.eval_shape(lambda: jax.random.key(0)),
+        jax.ShapeDtypeStruct((), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
     )
-    if compiled is None:
-        return
-    started = started._replace(cache=_outputs(compiled))
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (questions, group)))
-    keys = _array(mesh, keys.shape, keys.dtype)
-    eos_ids = jax.ShapeDtypeStruct((1,), jnp.int32)
+    hidden = of_shards((s.slots, model_config.hidden_size), config.dtype)
     for greedy in (False, True) if evaluation and c.greedy_eval else (False,):
         yield Program(
             named("greedy decode" if greedy else "decode"),
-            sampler._decode_until,
-            (graph, last, greedy, weights, started, keys, 1.0, eos_ids),
-            mesh,
+            decode,
+            (graph, INTERVAL, greedy, False, weights, cache, hidden, plan, options),
+            here,
             Design(weight_gathers=0),
-            runs=runs,
-            model_flops=(flops["generate"] - read) / turns,
-            turns=c.max_new_tokens,
+            runs=0 if evaluation else intervals,
+            model_flops=(flops["generate"] - read) / hosts / intervals,
+            turns=INTERVAL,
             kinds=kinds,
             beside=kept,
         )

@@ -23,6 +23,7 @@ from dsmath_jax.models.flops import rl_flops
 from dsmath_jax.models.value_model import value_params
 from dsmath_jax.rewards import Verdict, grade_solution
 from dsmath_jax.rollout import Sampler, Samples
+from dsmath_jax.rollout.local import local_arrays
 from dsmath_jax.stages import setup
 from dsmath_jax.stages.rl_programs import make_programs
 from dsmath_jax.training.checkpoints import Checkpoints
@@ -75,12 +76,16 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
 
     # ---- Compiled steps -------------------------------------------------------------------------
     sampler = Sampler(model, tokenizer, max_rows=rl.max_rows, mesh=generation_mesh)
-    programs = make_programs(config, model, optimizer, generation_mesh)
+    programs = make_programs(config, model, optimizer, mesh)
+
+    def generation_weights(state):
+        weights = programs.generation_weights(policy_of(state.params))
+        return local_arrays(weights, model_config, generation_mesh)
 
     # ---- One exploration step -------------------------------------------------------------------
     def step_fn(state, batch, step, phases):
         with phases("sync"):
-            weights = jax.block_until_ready(programs.generation_weights(policy_of(state.params)))
+            weights = jax.block_until_ready(generation_weights(state))
         with phases("generate"):
             samples = sampler(
                 [q["ids"] for q in batch],
@@ -145,7 +150,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     # ---- Held-out accuracy ----------------------------------------------------------------------
     def evaluate(state, step):
         results: dict[str, Any] = {}
-        weights = programs.generation_weights(policy_of(state.params))
+        weights = generation_weights(state)
         for name, temperature in (("sampled", rl.temperature), ("greedy", 0.0)):
             if not heldout or (name == "greedy" and not rl.greedy_eval):
                 continue

@@ -17,16 +17,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.losses import gae, grpo_loss, kl_estimate, ppo_loss, sum_and_count, value_loss
-from dsmath_jax.models.sharding import param_shardings
 from dsmath_jax.models.transformer import Transformer
 from dsmath_jax.models.value_model import ValueModel
+from dsmath_jax.rollout.local import weight_shardings
 from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs, split_batch
 
 
 class Programs(NamedTuple):
     """Compiled functions of parameters and rows.
 
-    generation_weights(policy): in the computation's dtype, laid out for generation.
+    generation_weights(policy): in the computation's dtype, laid out as `rollout.local` says.
     logprobs(reference, rows): [rows, length] float32.
     estimate(critic, rows, rewards [rows]): rows with PPO's advantages, returns and old values.
     update(state, rows): (state, metrics).
@@ -42,7 +42,7 @@ def make_programs(
     config: ConfigDict,
     model: Transformer,
     optimizer: optax.GradientTransformation,
-    generation_mesh: Mesh,
+    mesh: Mesh,
 ) -> Programs:
     rl = config.rl
     graph = nnx.split(model)[0]
@@ -100,7 +100,7 @@ def make_programs(
 
     loss_fn = ppo if rl.algorithm == "ppo" else grpo
     return Programs(
-        jax.jit(cast, out_shardings=param_shardings(model.config, generation_mesh)),
+        jax.jit(cast, out_shardings=weight_shardings(model.config, mesh, rl.tensor)),
         jax.jit(logprobs),
         jax.jit(estimate),
         make_update(loss_fn, optimizer, config.micro_batches),

@@ -35,9 +35,9 @@ from dsmath_jax.models.sharding import (
     make_mesh,
     param_sharding,
     param_shardings,
-    rearrange,
 )
 from dsmath_jax.models.transformer import Transformer, init_params
+from dsmath_jax.rollout.local import local_mesh
 from dsmath_jax.stages.host_checks import differences
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.provenance import provenance
@@ -60,12 +60,15 @@ def mesh_of(config: ConfigDict, devices: Sequence[jax.Device]) -> jax.sharding.M
     return mesh
 
 
-def open_generation_mesh(config: ConfigDict, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-    """The mesh's devices as `config.rl.mesh` arranges them: weights split over tensor alone."""
+def open_generation_mesh(
+    config: ConfigDict, mesh: jax.sharding.Mesh, process: int | None = None
+) -> jax.sharding.Mesh:
+    """The devices of one host (by default this one) as they generate: weights split over
+    `config.rl.tensor` of them, samples spread over the rest."""
     try:
-        return rearrange(mesh, **config.rl.mesh)
-    except (TypeError, ValueError) as e:
-        raise InputError(f"config.rl.mesh: {e}") from None
+        return local_mesh(mesh, config.rl.tensor, process)
+    except ValueError as e:
+        raise InputError(f"config.rl.{e}") from None
 
 
 def open_rl_optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -71,7 +71,7 @@ def test_an_unknown_refusal_is_not_taken_for_a_size():
         ("update", "temporary", "raise config.micro_batches"),
         ("update", "optimizer", "a larger slice"),
         ("log-probs", "temporary", "raise config.micro_batches"),
-        ("reshard", "generation weights", "raise config.rl.mesh.tensor"),
+        ("reshard", "generation weights", "raise config.rl.tensor"),
         ("prefill", "temporary", "lower config.rl.max_rows"),
         ("decode", "KV cache", "lower config.rl.max_rows"),
         ("held-out loss", "temporary", "lower config.eval.batch_size"),

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 
 from dsmath_jax.models import splash
-from dsmath_jax.models.attention import causal_attention, decode_attention, resolve_backend
+from dsmath_jax.models.attention import causal_attention, resolve_backend
 from dsmath_jax.models.chunked_attention import chunked_attention
 from dsmath_jax.models.sharding import MESH_AXES
 
@@ -197,26 +197,3 @@ def test_no_array_is_length_by_length():
     )
     shapes = re.findall(r"[a-z]+\d+\[([\d,]+)\]", str(jax.make_jaxpr(step)(x, x, x)))
     assert shapes and not any(s.split(",").count(str(length)) > 1 for s in shapes)
-
-
-@pytest.mark.parametrize("kv_heads, num_new", [(1, 1), (2, 3), (4, 5)])
-def test_decoding_equals_dense_float64_over_prompt_and_own_tokens(kv_heads, num_new):
-    questions, group, heads, prompt, room = 2, 3, 4, 7, 5
-    random = np.random.RandomState(num_new)
-
-    def draw(*shape):
-        return random.normal(size=shape).astype(np.float32)
-
-    q = draw(questions, group, heads, HEAD_DIM)
-    prompt_k, prompt_v = draw(2, questions, prompt, kv_heads, HEAD_DIM)
-    new_k, new_v = draw(2, questions, group, room, kv_heads, HEAD_DIM)
-    lengths = np.array([4, 7])
-    out = jax.jit(decode_attention)(q, prompt_k, prompt_v, lengths, new_k, new_v, num_new)
-    assert out.shape == q.shape
-    out = np.asarray(out)
-    for i, g, h in np.ndindex(questions, group, heads):
-        at = h // (heads // kv_heads)
-        k = np.concatenate([prompt_k[i, : lengths[i], at], new_k[i, g, :num_new, at]])
-        v = np.concatenate([prompt_v[i, : lengths[i], at], new_v[i, g, :num_new, at]])
-        p = np.exp(k.astype(np.float64) @ q[i, g, h] / np.sqrt(HEAD_DIM))
-        np.testing.assert_allclose(out[i, g, h], p @ v / p.sum(), atol=1e-5)

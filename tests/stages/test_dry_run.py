@@ -199,28 +199,32 @@ def test_all_of_rl_and_what_grpo_saves(tmp_path):
         config.model_changes = ConfigDict({"num_layers": 2})
         config.length, config.rl.max_new_tokens = 128, 64
         config.rl.questions, config.rl.group, config.rl.max_rows = 8, 8, 32
-        config.rl.mesh.tensor, config.rl.algorithm = 2, algorithm
+        config.rl.tensor, config.rl.algorithm = 2, algorithm
         out = tmp_path / f"{algorithm}.json"
         assert dry_run(config, "v5e:2x2", out, largest=False)
         records[algorithm] = json.loads(out.read_text())
     grpo, ppo = ({p["name"]: p for p in records[a]["programs"]} for a in ("grpo", "ppo"))
-    evaluation = [f"eval {n}" for n in ("prefill", "cache growth", "decode", "greedy decode")]
-    sampling = ["reshard", "prefill", "cache growth", "decode", *evaluation]
+    evaluation = [f"eval {n}" for n in ("prefill", "decode", "greedy decode")]
+    sampling = ["reshard", "prefill", "decode", *evaluation]
     common = [*sampling, "log-probs", "update"]
     assert list(grpo) == common and set(ppo) == {*common, "values"}
-    assert (grpo["prefill"]["runs"], grpo["decode"]["runs"]) == (2, 2)
+    # Each of two pairs of chips reads 4 prompts, 2 at a time, and twice fills its 16 slots for 4
+    # intervals of 16 tokens.
+    assert (grpo["prefill"]["runs"], grpo["decode"]["runs"]) == (2, 8)
     kinds = ("critic", "critic's optimizer")
     assert not any(kind in grpo["update"]["memory"] for kind in kinds)
     critic, moments = (ppo["update"]["memory"][kind] for kind in kinds)
     assert moments == pytest.approx(2 * critic, rel=0.01)
     assert ppo["update"]["peak"] > grpo["update"]["peak"] + critic + moments
-    # Each of 32 samples: keys and values of 64 new tokens; of 4 questions' prompts: of 64. Each of
-    # 2 layers, 4 heads of 32, over 4 devices, in bfloat16.
-    cache = 2 * 2 * 4 * 32 * (32 * 64 + 4 * 64) * 2 / 4
+    # Keys and values of 64 tokens and a spare block for 16 slots, and of 8 prompts of 64 tokens, of
+    # 2 layers, 4 heads of 32, in bfloat16; on each chip of a pair half.
+    cache = 2 * 2 * 4 * 32 * (16 * 64 + 32 + 8 * 64) * 2 / 2
     assert grpo["decode"]["memory"]["KV cache"] == pytest.approx(cache, rel=0.01)
     # Evaluation: 32 samples of 32 questions, each with a prompt of its own.
-    cache = 2 * 2 * 4 * 32 * 32 * (64 + 64) * 2 / 4
+    cache = 2 * 2 * 4 * 32 * (16 * 64 + 32 + 16 * 64) * 2 / 2
     assert grpo["eval decode"]["memory"]["KV cache"] == pytest.approx(cache, rel=0.01)
+    # No copy of the cache is made.
+    assert grpo["decode"]["memory"]["temporary"] < cache / 2
     assert grpo["eval greedy decode"]["runs"] == 0
     weights = grpo["decode"]["memory"]["generation weights"]
     assert weights == pytest.approx(2 * records["grpo"]["parameters"] / 2, rel=0.05)

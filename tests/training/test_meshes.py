@@ -112,8 +112,9 @@ MOVING = """
 import json, pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from dsmath_jax.models import ModelConfig, Transformer, init_params
-from dsmath_jax.models.sharding import make_mesh, param_shardings, rearrange
+from dsmath_jax.models.sharding import make_mesh, param_shardings
 from dsmath_jax.rollout import Sampler
+from dsmath_jax.rollout.local import local_arrays, local_mesh
 from dsmath_jax.stages.defaults import get_defaults
 from dsmath_jax.stages.rl_programs import make_programs
 from dsmath_jax.training.checkpoints import Checkpoints
@@ -149,10 +150,12 @@ report = {
     ),
 }
 
-generation = rearrange(mesh, tensor=2)
+generation = local_mesh(mesh, 2)
+config.rl.tensor = 2
 model = Transformer(model_config, params=jax.device_get(params))
-programs = make_programs(config, model, optimizer, generation)
+programs = make_programs(config, model, optimizer, mesh)
 weights = programs.generation_weights(state.params)
+weights = local_arrays(weights, model_config, generation)
 wq = weights["layers"]["wq"]
 report["weights"] = same(weights, params)
 report["wq"] = [list(wq.shape), list(wq.addressable_shards[0].data.shape)]
