@@ -1,5 +1,5 @@
 """Generation."""
 
-from dsmath_jax.rollout.sampler import Sampler, Samples
+from dsmath_jax.rollout.sampler import Sampler, Samples, gather
 
-__all__ = ["Sampler", "Samples"]
+__all__ = ["Sampler", "Samples", "gather"]

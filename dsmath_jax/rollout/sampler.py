@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,16 @@ class Samples:
     def reason(self, question: int, sample: int) -> str:
         """Why it ended: "stop" or "length"."""
         return "stop" if self.stopped[question, sample] else "length"
+
+
+class Share(NamedTuple):
+    """One host's samples of a call: arrays as in Samples, with the one dimension [samples] in place
+    of [questions, group]; each host but the last ones has `each`."""
+
+    samples: Samples
+    each: int
+    questions: int
+    group: int
 
 
 class Sampler:
@@ -98,7 +108,7 @@ class Sampler:
         example_ids: Sequence[int] | None = None,
         eos_ids: Sequence[int] | None = None,
         params: dict | None = None,
-        on_samples: Callable[[int, int], None] | None = None,
+        on_sample: Callable[[int, int, list[int]], None] | None = None,
     ) -> Samples:
         """Samples from the full softmax at `temperature` (0: greedy).
 
@@ -109,12 +119,44 @@ class Sampler:
           seed, step, example_ids: what the draws depend on; example_ids defaults to 0, 1, 2...
           eos_ids: tokens that end a sample, kept in it; the tokenizer's EOS by default.
           params: nested dict of parameters to use in place of the model's.
-          on_samples: called with (samples done, samples to do on this host) whenever some are done.
+          on_sample: called with (question, sample, its tokens) when one has ended, for those of
+            this host.
 
         Raises:
           ValueError: no prompts, no way to know what ends a sample, an empty prompt, or one that
             with max_new_tokens exceeds the model's context.
         """
+        return gather(
+            self.share(
+                prompts,
+                samples_per_prompt=samples_per_prompt,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                step=step,
+                example_ids=example_ids,
+                eos_ids=eos_ids,
+                params=params,
+                on_sample=on_sample,
+            )
+        )
+
+    def share(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]],
+        *,
+        samples_per_prompt: int = 1,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        step: int = 0,
+        example_ids: Sequence[int] | None = None,
+        eos_ids: Sequence[int] | None = None,
+        params: dict | None = None,
+        on_sample: Callable[[int, int, list[int]], None] | None = None,
+    ) -> Share:
+        """As a call, but this host's samples alone: for `gather`. It speaks to no other host, and
+        so may run in another thread beside work that does."""
         if isinstance(prompts, str):
             raise ValueError("prompts is one text: give a list of them")
         ids = [self._encode(p) for p in prompts]
@@ -143,13 +185,10 @@ class Sampler:
         )
         job = _Job(self, params, options, temperature == 0, ids, list(example_ids), max_new_tokens)
         total = len(ids) * samples_per_prompt
-        share = -(-total // self.hosts)
-        first = min(share * jax.process_index(), total)
-        done = job.run(range(first, min(first + share, total)), samples_per_prompt, on_samples)
-        if self.hosts > 1:
-            done = _gathered(done, share, total)
-        shape = (len(ids), samples_per_prompt)
-        return Samples(*(x.reshape(*shape, *x.shape[1:]) for x in dataclasses.astuple(done)))
+        each = -(-total // self.hosts)
+        first = min(each * jax.process_index(), total)
+        done = job.run(range(first, min(first + each, total)), samples_per_prompt, on_sample)
+        return Share(done, each, len(ids), samples_per_prompt)
 
     def _encode(self, prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -176,7 +215,7 @@ class _Job:
         self.pad = sampler.tokenizer.pad_id if sampler.tokenizer is not None else 0
 
     def run(
-        self, chosen: range, group: int, on_samples: Callable[[int, int], None] | None
+        self, chosen: range, group: int, on_sample: Callable[[int, int, list[int]], None] | None
     ) -> Samples:
         """The samples with these numbers, `group` for each question in turn: arrays as in Samples,
         with the one dimension [samples] in place of [questions, group]."""
@@ -190,10 +229,10 @@ class _Job:
         if chosen:
             mesh = contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
             with mesh:
-                self._run(chosen, group, samples, on_samples)
+                self._run(chosen, group, samples, on_sample)
         return samples
 
-    def _run(self, chosen: range, group: int, samples: Samples, on_samples) -> None:
+    def _run(self, chosen: range, group: int, samples: Samples, on_sample) -> None:
         s = Sizes.of(
             len(chosen),
             min(group, len(chosen)),
@@ -208,7 +247,7 @@ class _Job:
         cache = make_cache(config, dtype, self.mesh, s)
         split = sharding(self.mesh, SHARDS)
         hidden = jnp.zeros((s.shards * s.slots, config.hidden_size), dtype, device=split)
-        slots, done = s.slots, 0
+        slots = s.slots
         while True:
             opened = [shard.admit(queue) for shard in shards]
             cache = self._prefill(cache, opened, s)
@@ -241,10 +280,10 @@ class _Job:
                 jax.tree.map(self._put, plan),
                 self.options,
             )
-            ended = self._collect(shards, jax.device_get(decoded), samples, group, chosen.start)
-            done += ended
-            if ended and on_samples is not None:
-                on_samples(done, len(chosen))
+            for at in self._collect(shards, jax.device_get(decoded), samples, group, chosen.start):
+                if on_sample is not None:
+                    tokens = samples.tokens[at, : samples.lengths[at]].tolist()
+                    on_sample(*divmod(chosen.start + at, group), tokens)
 
     def _put(self, x: np.ndarray) -> jax.Array:
         return jax.device_put(x, sharding(self.mesh, SHARDS))
@@ -274,9 +313,9 @@ class _Job:
             opened = [of_shard[count:] for of_shard in opened]
         return cache
 
-    def _collect(self, shards, decoded, samples: Samples, group: int, first: int) -> int:
-        """Writes down what an interval brought; returns how many samples ended."""
-        ended = 0
+    def _collect(self, shards, decoded, samples: Samples, group: int, first: int) -> list[int]:
+        """Writes down what an interval brought; returns which samples ended."""
+        ended = []
         for i, shard in enumerate(shards):
             for n, slot in enumerate(shard.slots):
                 if slot is None:
@@ -293,15 +332,20 @@ class _Job:
                     samples.lengths[at] = slot.length
                     samples.stopped[at] = decoded.stopped[row]
                     shard.end(n)
-                    ended += 1
+                    ended.append(at)
         return ended
 
 
-def _gathered(ours: Samples, share: int, total: int) -> Samples:
-    """The samples of all hosts, each of which has `share`, the last ones fewer or none."""
+def gather(share: Share) -> Samples:
+    """The samples of all hosts, on each of them; all call this in the same order."""
+    questions, group = share.questions, share.group
+    arrays = dataclasses.astuple(share.samples)
+    if jax.process_count() > 1:
+        arrays = tuple(_of_all_hosts(x, share.each)[: questions * group] for x in arrays)
+    return Samples(*(x.reshape(questions, group, *x.shape[1:]) for x in arrays))
 
-    def gather(x):
-        x = np.pad(x, [(0, share - len(x)), *[(0, 0)] * (x.ndim - 1)])
-        return np.asarray(multihost_utils.process_allgather(x)).reshape(-1, *x.shape[1:])[:total]
 
-    return Samples(*map(gather, dataclasses.astuple(ours)))
+def _of_all_hosts(x: np.ndarray, each: int) -> np.ndarray:
+    """The arrays of all hosts one after another, all but the last ones of the same length."""
+    x = np.pad(x, [(0, each - len(x)), *[(0, 0)] * (x.ndim - 1)])
+    return np.asarray(multihost_utils.process_allgather(x)).reshape(-1, *x.shape[1:])
