@@ -162,11 +162,12 @@ class Transformer(nnx.Module):
         Args:
           attend: (q [rows, heads, head_dim], k, v [rows, kv_heads, head_dim], what `kept` has for
             the layer) -> (output as q, what is to be kept of the layer).
-          kept, layers: what `attend` gets, and the layers' parameters: either trees of arrays
-            stacked by layer, which are scanned, or lists of a tree for each layer.
+          kept, layers: lists of the same length, whose parts make up all layers: trees of arrays
+            stacked by layer, of what `attend` gets and of the layers' parameters. A part of several
+            layers is scanned.
 
         Returns:
-          (hidden [rows, hidden_size], what attend kept, like `kept` stacked or a list).
+          (hidden [rows, hidden_size], what attend kept, in parts like `kept`).
         """
         cos, sin = cos_sin(self.config, positions[:, None])
 
@@ -180,13 +181,14 @@ class Transformer(nnx.Module):
             return self._layer(params, x, cos, sin, one_token)
 
         x = self.embed[...][tokens].astype(self.dtype)[:, None]
-        if isinstance(layers, list):
-            new = []
-            for inputs in zip(layers, kept, strict=True):
-                x, of_layer = body(x, inputs)
-                new.append(of_layer)
-        else:
-            x, new = jax.lax.scan(body, x, (layers, kept))
+        new = []
+        for part in zip(layers, kept, strict=True):
+            if jax.tree.leaves(part)[0].shape[0] == 1:
+                x, of_layer = body(x, jax.tree.map(lambda a: a[0], part))
+                new.append(jax.tree.map(lambda a: a[None], of_layer))
+            else:
+                x, of_layers = jax.lax.scan(body, x, part)
+                new.append(of_layers)
         return rms_norm(x, self.final_norm[...], self.config.norm_eps)[:, 0], new
 
     def stacked(self) -> dict[str, jax.Array]:

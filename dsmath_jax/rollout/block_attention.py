@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dsmath_jax.models.chunked_attention import MASKED
+from dsmath_jax.rollout.cache import Stored
 
 
 class Partial(NamedTuple):
@@ -19,25 +20,35 @@ class Partial(NamedTuple):
     total: jax.Array
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> Partial:
+def attend(q: jax.Array, k: Stored, v: Stored, allowed: jax.Array) -> Partial:
     """Each of `rows` queries to its block's keys.
 
     Args:
       q: [blocks, rows, heads, head_dim].
-      k, v: [blocks, kv_heads, block, head_dim].
+      k, v: of one layer, [blocks, kv_heads, block, head_dim].
       allowed: [blocks, block] bool.
     """
     blocks, rows, heads, head_dim = q.shape
-    kv_heads = k.shape[1]
+    kv_heads = k.values.shape[1]
     q = q.reshape(blocks, rows, kv_heads, heads // kv_heads, head_dim).swapaxes(1, 2)
     q = q.reshape(blocks, kv_heads, -1, head_dim)
-    scores = jnp.einsum("bkrd,bksd->bkrs", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(allowed[:, None, None], scores * head_dim**-0.5, MASKED)
+    scores = jnp.einsum(
+        "bkrd,bksd->bkrs", q, k.values.astype(q.dtype), preferred_element_type=jnp.float32
+    )
+    scores *= head_dim**-0.5
+    if k.scale is not None:
+        scores *= k.scale[:, :, None]
+    scores = jnp.where(allowed[:, None, None], scores, MASKED)
     peak = scores.max(axis=-1)
     weights = jnp.where(allowed[:, None, None], jnp.exp(scores - peak[..., None]), 0.0)
     total = weights.sum(axis=-1)
+    if v.scale is not None:
+        weights *= v.scale[:, :, None]
     out = jnp.einsum(
-        "bkrs,bksd->bkrd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+        "bkrs,bksd->bkrd",
+        weights.astype(q.dtype),
+        v.values.astype(q.dtype),
+        preferred_element_type=jnp.float32,
     )
 
     def back(x):

@@ -1,10 +1,9 @@
 """The compiled programs of generation: reading prompts, and decoding an interval of tokens.
 
-Keys and values lie in blocks of `BLOCK` tokens: a question's prompt once for all of its samples,
-and each sample's own tokens. A row that decodes is a slot; which blocks are whose stands in a
-`Plan` that the host makes anew for each interval (`slots.py`), so that a sample which ended gives
-its slot and its blocks to the next. While an interval decodes, the blocks are only read: its own
-tokens go to a small buffer of each slot, written into the blocks at its end.
+A row that decodes is a slot; which blocks of the cache are whose stands in a `Plan` that the host
+makes anew for each interval (`slots.py`), so that a sample which ended gives its slot and its
+blocks to the next. While an interval decodes, the blocks are only read: its own tokens go to a
+small buffer of each slot, written into the blocks at its end.
 
 Over a mesh each device (or group of devices of axis tensor) has slots and blocks of its own, and
 its part of the plan counts from zero.
@@ -13,34 +12,17 @@ its part of the plan counts from zero.
 from __future__ import annotations
 
 import functools
-import math
-import operator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.transformer import Transformer, logits
 from dsmath_jax.rollout.block_attention import attend, join, take
-from dsmath_jax.rollout.draw import draw
-from dsmath_jax.rollout.slots import BLOCK, Plan, Sizes
-
-SHARDS = ("data", "fsdp")  # the mesh axes that slots and blocks are spread over
-
-
-class Cache(NamedTuple):
-    """Keys and values [layers, blocks, kv_heads, BLOCK, head_dim] of prompts and of samples' own
-    tokens, and the hidden state of each open prompt's last token [prompts, hidden_size]. The last
-    own block of a device is no sample's: slots without one write there."""
-
-    prompt_k: Any
-    prompt_v: Any
-    own_k: Any
-    own_v: Any
-    prompt_hidden: Any
+from dsmath_jax.rollout.cache import BLOCKS, CACHE, EVERYWHERE, ROWS, Cache, on_each_shard, store
+from dsmath_jax.rollout.draw import draw, keep_likely
+from dsmath_jax.rollout.slots import BLOCK, Plan
 
 
 class Decoded(NamedTuple):
@@ -59,54 +41,8 @@ class Options(NamedTuple):
     key: Any
     temperature: Any
     eos_ids: Any
-
-
-def shards_of(mesh: Mesh | None) -> int:
-    """How many devices, or groups of them that share one copy of the weights, have own slots."""
-    return 1 if mesh is None else math.prod(mesh.shape[a] for a in SHARDS)
-
-
-def sharding(mesh: Mesh | None, *parts: Any) -> NamedSharding | None:
-    return None if mesh is None else NamedSharding(mesh, PartitionSpec(*parts))
-
-
-def cache_shapes(config: ModelConfig, dtype: Any, mesh: Mesh | None, sizes: Sizes) -> Cache:
-    """The cache of all shards of a mesh, as jax.ShapeDtypeStruct."""
-    shards = shards_of(mesh)
-    heads = None if mesh is None or config.num_kv_heads % mesh.shape["tensor"] else "tensor"
-
-    def array(shape: tuple[int, ...], *parts: Any):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding(mesh, *parts))
-
-    def blocks(count: int):
-        shape = (config.num_layers, shards * count, config.num_kv_heads, BLOCK, config.head_dim)
-        return array(shape, None, SHARDS, heads)
-
-    own, prompts = blocks(sizes.own_blocks + 1), blocks(sizes.prompt_blocks)
-    hidden = array((shards * sizes.prompts, config.hidden_size), SHARDS)
-    return Cache(prompts, prompts, own, own, hidden)
-
-
-def make_cache(config: ModelConfig, dtype: Any, mesh: Mesh | None, sizes: Sizes) -> Cache:
-    shapes = cache_shapes(config, dtype, mesh, sizes)
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), shapes)
-
-
-def _on_each_shard(function, in_parts, out_parts):
-    """`function` as each shard runs it, with its part of arrays that are split over SHARDS; the
-    axis tensor is the compiler's."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return function
-    return jax.shard_map(
-        function, in_specs=in_parts, out_specs=out_parts, axis_names=set(SHARDS), check_vma=False
-    )
-
-
-ROWS = PartitionSpec(SHARDS)
-BLOCKS = PartitionSpec(None, SHARDS)
-CACHE = Cache(BLOCKS, BLOCKS, BLOCKS, BLOCKS, ROWS)
-EVERYWHERE = PartitionSpec()
+    top_k: Any
+    top_p: Any
 
 
 @functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(2,))
@@ -121,10 +57,19 @@ def prefill(graph, params, cache: Cache, tokens, lengths, rows, blocks) -> Cache
     """
 
     def write(cache, hidden, k, v, rows, blocks):
-        def put(to, x):
+        def put(parts, x):
             layers, prompts, length, heads, head_dim = x.shape
-            x = x.reshape(layers, prompts * length // BLOCK, BLOCK, heads, head_dim)
-            return to.at[:, blocks.reshape(-1)].set(x.swapaxes(2, 3), mode="drop")
+            x = x.reshape(layers, prompts * length // BLOCK, BLOCK, heads, head_dim).swapaxes(2, 3)
+            each = layers // len(parts)
+            new = []
+            for i, part in enumerate(parts):
+                kept = store(x[i * each : (i + 1) * each], part.values.dtype)
+                new.append(
+                    jax.tree.map(
+                        lambda to, x: to.at[:, blocks.reshape(-1)].set(x, mode="drop"), part, kept
+                    )
+                )
+            return new
 
         return cache._replace(
             prompt_k=put(cache.prompt_k, k),
@@ -133,64 +78,59 @@ def prefill(graph, params, cache: Cache, tokens, lengths, rows, blocks) -> Cache
         )
 
     read = nnx.merge(graph, params).prefill(tokens, lengths)
-    each = _on_each_shard(write, (CACHE, ROWS, BLOCKS, BLOCKS, ROWS, ROWS), CACHE)
+    each = on_each_shard(write, (CACHE, ROWS, BLOCKS, BLOCKS, ROWS, ROWS), CACHE)
     return each(cache, *read, rows, blocks)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(5,))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(5,))
 def decode(
-    graph, interval: int, greedy: bool, unroll: bool, params, cache: Cache, hidden, plan, options
+    graph, interval: int, draws: str, params, layers, cache: Cache, hidden, plan, options
 ) -> tuple[Cache, jax.Array, Decoded]:
     """Up to `interval` tokens of each active slot.
 
     Args:
       interval: divides BLOCK.
-      greedy: takes the likeliest token.
-      unroll: the layers one after another and not in a loop: on a CPU, where a loop copies each
-        layer's parameters and blocks out of their stacks at every token.
+      draws: of "all" tokens, of the "likely" ones by top_k and top_p, or the "likeliest" one.
+      layers: the layers' parameters, in parts like those of the cache.
       hidden: [slots before, hidden_size], which the last interval returned.
+      plan: reads the first blocks of each shard, as many as its arrays have.
 
     Returns:
       (the cache with the interval's keys and values, hidden [slots, hidden_size], Decoded).
     """
 
-    def one_shard(params, cache, hidden, plan, options):
+    def one_shard(params, layers, cache, hidden, plan, options):
         model = nnx.merge(graph, params)
         hidden = jnp.concatenate([hidden, cache.prompt_hidden])[plan.source]
-        state = _decode(model, interval, greedy, unroll, cache, hidden, plan, options)
+        state = _decode(model, interval, draws, layers, cache, hidden, plan, options)
+        keys, values = zip(*state.recent, strict=True)
         cache = cache._replace(
-            own_k=_write(cache.own_k, [k for k, _ in state.recent], plan),
-            own_v=_write(cache.own_v, [v for _, v in state.recent], plan),
+            own_k=_write(cache.own_k, keys, plan), own_v=_write(cache.own_v, values, plan)
         )
         return cache, state.hidden, state.decoded
 
-    each = _on_each_shard(
-        one_shard, (EVERYWHERE, CACHE, ROWS, ROWS, EVERYWHERE), (CACHE, ROWS, ROWS)
+    each = on_each_shard(
+        one_shard, (EVERYWHERE, EVERYWHERE, CACHE, ROWS, ROWS, EVERYWHERE), (CACHE, ROWS, ROWS)
     )
-    return each(params, cache, hidden, plan, options)
+    return each(params, layers, cache, hidden, plan, options)
 
 
 class _State(NamedTuple):
     step: jax.Array
     hidden: jax.Array
     active: jax.Array
-    recent: Any  # (keys, values) [slots, kv_heads, interval, head_dim] by layer
+    recent: Any  # of each part (keys, values) [layers, slots, kv_heads, interval, head_dim]
     decoded: Decoded
 
 
-def _decode(model: Transformer, interval, greedy, unroll, cache, hidden, plan, options) -> _State:
+def _decode(model: Transformer, interval, draws, layers, cache, hidden, plan, options) -> _State:
     c = model.config
     slots, own, prompts = (x.shape[0] for x in (plan.source, plan.own_slot, plan.members))
     head = model.output_head()
-    blocks = (cache.own_k, cache.own_v, cache.prompt_k, cache.prompt_v)
-    layers: Any = model.stacked()
-    room = (c.num_layers, slots, c.num_kv_heads, interval, c.head_dim)
-    recent: Any = (jnp.zeros(room, cache.own_k.dtype),) * 2
+    kept = list(zip(cache.own_k, cache.own_v, cache.prompt_k, cache.prompt_v, strict=True))
     used = (own, own, prompts, prompts)
-    kept: Any = blocks
-    if unroll:
-        kept = tuple(x[:, :n] for x, n in zip(blocks, used, strict=True))
-        layers, recent, kept = (_by_layer(tree, c.num_layers) for tree in (layers, recent, kept))
+    room = (c.num_layers // len(kept), slots, c.num_kv_heads, interval, c.head_dim)
+    recent = [(jnp.zeros(room, model.dtype),) * 2 for _ in kept]
     in_own = jnp.arange(BLOCK) < plan.own_filled[:, None]
     in_prompt = jnp.arange(BLOCK) < plan.prompt_filled[:, None]
     by_example = jax.vmap(jax.random.fold_in, (None, 0))(options.key, plan.example)
@@ -199,11 +139,14 @@ def _decode(model: Transformer, interval, greedy, unroll, cache, hidden, plan, o
     def next_token(s: _State):
         scores = logits(s.hidden, head) / options.temperature
         total = jax.nn.logsumexp(scores, axis=-1)
-        if greedy:
+        if draws == "likeliest":
             token = scores.argmax(axis=-1).astype(jnp.int32)
         else:
             token_keys = jax.vmap(jax.random.fold_in)(keys, plan.start + s.step)
-            token = draw(jnp.exp(scores - total[:, None]), jax.vmap(jax.random.uniform)(token_keys))
+            probs = jnp.exp(scores - total[:, None])
+            if draws == "likely":
+                probs = keep_likely(probs, options.top_k, options.top_p)
+            token = draw(probs, jax.vmap(jax.random.uniform)(token_keys))
         return token, jnp.take_along_axis(scores, token[:, None], axis=-1)[:, 0] - total
 
     def body(s: _State) -> _State:
@@ -212,21 +155,23 @@ def _decode(model: Transformer, interval, greedy, unroll, cache, hidden, plan, o
 
         def attention(q, k, v, of_layer):
             kept, recent = of_layer
-            own_k, own_v, prompt_k, prompt_v = (x[:n] for x, n in zip(kept, used, strict=True))
+            own_k, own_v, prompt_k, prompt_v = (
+                jax.tree.map(lambda x, n=n: x[:n], x) for x, n in zip(kept, used, strict=True)
+            )
             at = (0, 0, s.step, 0)
             k, v = (
                 jax.lax.dynamic_update_slice(to, x[:, :, None], at)
                 for to, x in zip(recent, (k, v), strict=True)
             )
             parts = [
-                attend(q[:, None], k, v, in_recent),
+                attend(q[:, None], store(k, k.dtype), store(v, v.dtype), in_recent),
                 take(attend(q[plan.own_slot][:, None], own_k, own_v, in_own), plan.own_table),
                 take(attend(q[plan.members], prompt_k, prompt_v, in_prompt), plan.prompt_table),
             ]
             return join(parts).astype(q.dtype), (k, v)
 
         positions = plan.prompt_length + plan.start + s.step
-        inputs = list(zip(kept, s.recent, strict=True)) if unroll else (kept, s.recent)
+        inputs = list(zip(kept, s.recent, strict=True))
         hidden, recent = model.decode(token, positions, attention, inputs, layers)
         ends = s.active & jnp.isin(token, options.eos_ids)
         count = s.decoded.counts + s.active
@@ -250,22 +195,23 @@ def _decode(model: Transformer, interval, greedy, unroll, cache, hidden, plan, o
         jnp.zeros(slots, bool),
     )
     start = _State(jnp.int32(0), hidden, plan.active, recent, none)
-    state = jax.lax.while_loop(lambda s: (s.step < interval) & s.active.any(), body, start)
-    if not unroll:
-        state = state._replace(recent=list(zip(*state.recent, strict=True)))
-    return state
+    return jax.lax.while_loop(lambda s: (s.step < interval) & s.active.any(), body, start)
 
 
-def _by_layer(stacked: Any, count: int) -> list[Any]:
-    return [jax.tree.map(operator.itemgetter(i), stacked) for i in range(count)]
+def _write(parts: list[Any], recent: tuple[jax.Array, ...], plan: Plan) -> list[Any]:
+    """Each part's blocks with what each slot has in `recent`, as in _State."""
 
+    def one_part(to, recent):
+        new = store(recent, to.values.dtype)
 
-def _write(to: jax.Array, recent: list[jax.Array], plan: Plan) -> jax.Array:
-    """to [layers, blocks, kv_heads, BLOCK, head_dim] with each slot's part of `recent`."""
-    stacked = jnp.stack(recent)
+        def one_slot(i, to):
+            at = (0, plan.write_block[i], 0, plan.write_offset[i], 0)
+            return jax.tree.map(
+                lambda to, x: jax.lax.dynamic_update_slice(to, x[:, i][:, None], at[: to.ndim]),
+                to,
+                new,
+            )
 
-    def one_slot(i, to):
-        at = (0, plan.write_block[i], 0, plan.write_offset[i], 0)
-        return jax.lax.dynamic_update_slice(to, stacked[:, i][:, None], at)
+        return jax.lax.fori_loop(0, recent.shape[1], one_slot, to)
 
-    return jax.lax.fori_loop(0, stacked.shape[1], one_slot, to)
+    return [one_part(to, x) for to, x in zip(parts, recent, strict=True)]

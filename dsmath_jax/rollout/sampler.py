@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,11 +14,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dsmath_jax.models.transformer import Transformer
-from dsmath_jax.rollout import decode as programs
-from dsmath_jax.rollout.decode import SHARDS, Options, make_cache, sharding, shards_of
-from dsmath_jax.rollout.slots import BLOCK, Prompt, Shard, Sizes, make_plan, rounded, works
+from dsmath_jax.rollout.call import Call, Engine, Request
+from dsmath_jax.rollout.decode import Options
+from dsmath_jax.rollout.slots import BLOCK
 
-INTERVAL = 16  # tokens decoded before the host looks
+INTERVAL = 8  # tokens decoded before the host looks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +70,8 @@ class Sampler:
       interval: tokens decoded before the host looks which samples have ended; it divides 32.
       mesh: this host's devices, to spread the samples over (data, fsdp) and the weights and keys
         (tensor). With several hosts each one generates its share of the samples, and all get all.
+      kv_dtype: of keys and values, the model's by default; int8 takes half of bfloat16's memory
+        (what it does to log-probabilities: docs/generation.md).
     """
 
     def __init__(
@@ -82,81 +82,73 @@ class Sampler:
         max_rows: int = 256,
         interval: int = INTERVAL,
         mesh: Mesh | None = None,
+        kv_dtype: Any = None,
     ):
         if interval < 1 or BLOCK % interval:
             raise ValueError(f"interval={interval} does not divide {BLOCK}")
-        self.graph, params = nnx.split(model)
+        if max_rows < 1:
+            raise ValueError(f"max_rows={max_rows} leaves no slot: it must be at least 1")
+        graph, params = nnx.split(model)
         self.params = nnx.to_pure_dict(params)
-        self.config, self.dtype = model.config, model.dtype
         self.tokenizer = tokenizer
-        self.interval = interval
-        self.mesh = mesh
         self.hosts = jax.process_count()
-        self.max_rows = max(1, max_rows // self.hosts)
-        devices = jax.devices() if self.mesh is None else self.mesh.devices.flat
-        self.unroll = next(iter(devices)).platform == "cpu"
-
-    def __call__(
-        self,
-        prompts: Sequence[str] | Sequence[Sequence[int]],
-        *,
-        samples_per_prompt: int = 1,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        seed: int = 0,
-        step: int = 0,
-        example_ids: Sequence[int] | None = None,
-        eos_ids: Sequence[int] | None = None,
-        params: dict | None = None,
-        on_sample: Callable[[int, int, list[int]], None] | None = None,
-    ) -> Samples:
-        """Samples from the full softmax at `temperature` (0: greedy).
-
-        Args:
-          prompts: texts, or token ids (used as they are, so with BOS if the model wants one).
-          samples_per_prompt: group size G.
-          max_new_tokens: at most this many, the ending token included.
-          seed, step, example_ids: what the draws depend on; example_ids defaults to 0, 1, 2...
-          eos_ids: tokens that end a sample, kept in it; the tokenizer's EOS by default.
-          params: nested dict of parameters to use in place of the model's.
-          on_sample: called with (question, sample, its tokens) when one has ended, for those of
-            this host.
-
-        Raises:
-          ValueError: no prompts, no way to know what ends a sample, an empty prompt, or one that
-            with max_new_tokens exceeds the model's context.
-        """
-        return gather(
-            self.share(
-                prompts,
-                samples_per_prompt=samples_per_prompt,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                step=step,
-                example_ids=example_ids,
-                eos_ids=eos_ids,
-                params=params,
-                on_sample=on_sample,
-            )
+        devices = jax.devices() if mesh is None else mesh.devices.flat
+        self.engine = Engine(
+            graph=graph,
+            config=model.config,
+            dtype=model.dtype,
+            kv_dtype=jnp.dtype(model.dtype if kv_dtype is None else kv_dtype),
+            mesh=mesh,
+            max_rows=max(1, max_rows // self.hosts),
+            interval=interval,
+            by_layer=next(iter(devices)).platform == "cpu",
+            pad_id=0 if tokenizer is None else tokenizer.pad_id,
+            decode_text=None if tokenizer is None else tokenizer.decode,
         )
+
+    def __call__(self, prompts: Sequence[str] | Sequence[Sequence[int]], **options: Any) -> Samples:
+        """Samples for each prompt: `share` of every host, and `gather`; takes what `share` does."""
+        return gather(self.share(prompts, **options))
 
     def share(
         self,
         prompts: Sequence[str] | Sequence[Sequence[int]],
         *,
         samples_per_prompt: int = 1,
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[Any],
         temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
         seed: int = 0,
         step: int = 0,
         example_ids: Sequence[int] | None = None,
         eos_ids: Sequence[int] | None = None,
+        stop: Sequence[str] = (),
         params: dict | None = None,
         on_sample: Callable[[int, int, list[int]], None] | None = None,
     ) -> Share:
-        """As a call, but this host's samples alone: for `gather`. It speaks to no other host, and
-        so may run in another thread beside work that does."""
+        """This host's samples. It speaks to no other host, so it may run in a thread of its own
+        beside work that does.
+
+        Args:
+          prompts: texts, or token ids (used as they are, so with BOS if the model wants one).
+          samples_per_prompt: group size G.
+          max_new_tokens: at most this many, the ending token included: a number, one a prompt, or
+            [prompts, G].
+          temperature: of the softmax; 0: the likeliest token.
+          top_k, top_p: draws from the top_k likeliest tokens (0: all), and of these from the fewest
+            that have top_p of their probability. Log-probabilities stay those of all tokens.
+          seed, step, example_ids: what the draws depend on; example_ids defaults to 0, 1, 2...
+          eos_ids: tokens that end a sample, kept in it; the tokenizer's EOS by default.
+          stop: strings; the token that completes one ends a sample, and is kept in it.
+          params: nested dict of parameters to use in place of the model's.
+          on_sample: called with (question, sample, its tokens) when one has ended.
+
+        Raises:
+          ValueError: no prompts, no way to know what ends a sample, an empty prompt, one that with
+            max_new_tokens exceeds the model's context, or an option out of its range.
+          FloatingPointError: the model's logits are not finite.
+        """
         if isinstance(prompts, str):
             raise ValueError("prompts is one text: give a list of them")
         ids = [self._encode(p) for p in prompts]
@@ -166,174 +158,91 @@ class Sampler:
             if self.tokenizer is None:
                 raise ValueError("give eos_ids: there is no tokenizer to take them from")
             eos_ids = [self.tokenizer.eos_id]
-        if example_ids is None:
-            example_ids = range(len(ids))
-        for n, p in enumerate(ids):
-            if not p:
-                raise ValueError(
-                    f"prompt {n} is empty: nothing to continue (is there no BOS token?)"
-                )
-            if len(p) + max_new_tokens > self.config.max_positions:
-                raise ValueError(
-                    f"prompt {n} has {len(p)} tokens; with max_new_tokens={max_new_tokens} that "
-                    f"exceeds the model's context of {self.config.max_positions}"
-                )
-        params = self.params if params is None else params
+        if stop and self.tokenizer is None:
+            raise ValueError("stop strings need a tokenizer")
+        limits = _limits(max_new_tokens, len(ids), samples_per_prompt)
+        _check_options(temperature, top_k, top_p, stop)
+        self._check_prompts(ids, limits)
         key = jax.random.fold_in(jax.random.key(jnp.uint32(seed)), jnp.uint32(step))
-        options = Options(
-            key, jnp.float32(temperature or 1.0), jnp.array(sorted(eos_ids), jnp.int32)
+        request = Request(
+            prompts=ids,
+            examples=list(range(len(ids)) if example_ids is None else example_ids),
+            limits=limits,
+            options=Options(
+                key,
+                jnp.float32(temperature or 1.0),
+                jnp.array(sorted(eos_ids), jnp.int32),
+                jnp.int32(top_k),
+                jnp.float32(top_p),
+            ),
+            draws=_draws(temperature, top_k, top_p),
+            stop=stop,
         )
-        job = _Job(self, params, options, temperature == 0, ids, list(example_ids), max_new_tokens)
-        total = len(ids) * samples_per_prompt
-        each = -(-total // self.hosts)
-        first = min(each * jax.process_index(), total)
-        done = job.run(range(first, min(first + each, total)), samples_per_prompt, on_sample)
+        each = -(-limits.size // self.hosts)
+        first = min(each * jax.process_index(), limits.size)
+        chosen = range(first, min(first + each, limits.size))
+        call = Call(self.engine, request, self.params if params is None else params, chosen)
+        for at in call.run():
+            if on_sample is not None:
+                tokens = call.tokens[at, : call.lengths[at]].tolist()
+                question, sample = divmod(first + at, samples_per_prompt)
+                on_sample(question, sample, tokens)
+        done = Samples(call.tokens, call.lengths, call.logprobs, call.stopped)
         return Share(done, each, len(ids), samples_per_prompt)
 
     def _encode(self, prompt) -> list[int]:
         if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise ValueError("prompts are texts and there is no tokenizer: give token ids")
             return self.tokenizer.encode(prompt, add_bos=True)
         return list(prompt)
 
+    def _check_prompts(self, ids: list[list[int]], limits: np.ndarray) -> None:
+        context = self.engine.config.max_positions
+        for n, (p, limit) in enumerate(zip(ids, limits.max(axis=1), strict=True)):
+            if not p:
+                raise ValueError(
+                    f"prompt {n} is empty: nothing to continue (is there no BOS token?)"
+                )
+            if len(p) + limit > context:
+                raise ValueError(
+                    f"prompt {n} has {len(p)} tokens; with max_new_tokens={limit} that "
+                    f"exceeds the model's context of {context}"
+                )
 
-class _Job:
-    """One call of a sampler."""
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        params: Any,
-        options: Options,
-        greedy: bool,
-        prompts: list[list[int]],
-        examples: list[int],
-        max_new: int,
-    ):
-        self.sampler, self.params, self.options, self.greedy = sampler, params, options, greedy
-        self.prompts, self.examples, self.max_new = prompts, examples, max_new
-        self.mesh = sampler.mesh
-        self.pad = sampler.tokenizer.pad_id if sampler.tokenizer is not None else 0
+def _draws(temperature: float, top_k: int, top_p: float) -> str:
+    if temperature == 0:
+        return "likeliest"
+    return "likely" if top_k or top_p < 1 else "all"
 
-    def run(
-        self, chosen: range, group: int, on_sample: Callable[[int, int, list[int]], None] | None
-    ) -> Samples:
-        """The samples with these numbers, `group` for each question in turn: arrays as in Samples,
-        with the one dimension [samples] in place of [questions, group]."""
-        count = len(chosen)
-        samples = Samples(
-            np.full((count, self.max_new), self.pad, np.int32),
-            np.zeros(count, np.int32),
-            np.zeros((count, self.max_new), np.float32),
-            np.zeros(count, bool),
+
+def _check_options(temperature: float, top_k: int, top_p: float, stop: Sequence[str]) -> None:
+    if not temperature >= 0:
+        raise ValueError(f"temperature={temperature} must be 0 (greedy) or positive")
+    if top_k < 0:
+        raise ValueError(f"top_k={top_k} must be 0 (all tokens) or positive")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} must be above 0 and at most 1")
+    if isinstance(stop, str) or not all(stop):
+        raise ValueError(f"stop={stop!r} must be a list of strings that are not empty")
+
+
+def _limits(max_new_tokens: Any, questions: int, group: int) -> np.ndarray:
+    """[questions, group] of a number, one a question, or all."""
+    if group < 1:
+        raise ValueError(f"samples_per_prompt={group} must be at least 1")
+    given = np.asarray(max_new_tokens)
+    if given.shape not in ((), (questions,), (questions, group)):
+        raise ValueError(
+            f"max_new_tokens has the shape {given.shape}: give one number, {questions} (one a "
+            f"prompt), or [{questions}, {group}]"
         )
-        if chosen:
-            mesh = contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
-            with mesh:
-                self._run(chosen, group, samples, on_sample)
-        return samples
-
-    def _run(self, chosen: range, group: int, samples: Samples, on_sample) -> None:
-        s = Sizes.of(
-            len(chosen),
-            min(group, len(chosen)),
-            max(len(p) for p in self.prompts[chosen[0] // group : chosen[-1] // group + 1]),
-            self.max_new,
-            self.sampler.max_rows,
-            shards_of(self.mesh),
-        )
-        queue = deque(works(chosen, group, s.share, self.prompts, self.max_new))
-        shards = [Shard(s) for _ in range(s.shards)]
-        config, dtype = self.sampler.config, self.sampler.dtype
-        cache = make_cache(config, dtype, self.mesh, s)
-        split = sharding(self.mesh, SHARDS)
-        hidden = jnp.zeros((s.shards * s.slots, config.hidden_size), dtype, device=split)
-        slots = s.slots
-        while True:
-            opened = [shard.admit(queue) for shard in shards]
-            cache = self._prefill(cache, opened, s)
-            decoding = max(sum(x is not None for x in shard.slots) for shard in shards)
-            if not decoding:
-                return
-            if not queue and 4 * decoding <= slots:
-                slots = max(1, slots // 4)
-                for shard in shards:
-                    shard.shrink(slots)
-            for shard in shards:
-                shard.begin_interval()
-            plan = make_plan(
-                shards,
-                self.examples,
-                own=rounded(max(shard.own_used() for shard in shards), slots),
-                own_table=s.own_table,
-                prompts=rounded(max(shard.prompts_used() for shard in shards), s.prompt_table),
-                prompt_table=s.prompt_table,
-                members=min(slots, s.members),
-            )
-            cache, hidden, decoded = programs.decode(
-                self.sampler.graph,
-                self.sampler.interval,
-                self.greedy,
-                self.sampler.unroll,
-                self.params,
-                cache,
-                hidden,
-                jax.tree.map(self._put, plan),
-                self.options,
-            )
-            for at in self._collect(shards, jax.device_get(decoded), samples, group, chosen.start):
-                if on_sample is not None:
-                    tokens = samples.tokens[at, : samples.lengths[at]].tolist()
-                    on_sample(*divmod(chosen.start + at, group), tokens)
-
-    def _put(self, x: np.ndarray) -> jax.Array:
-        return jax.device_put(x, sharding(self.mesh, SHARDS))
-
-    def _prefill(self, cache, opened: list[list[Prompt]], s: Sizes):
-        """Reads the prompts that were opened on each shard."""
-        while any(opened):
-            count = s.prefill if max(map(len, opened)) > 1 else 1
-            shape = (s.shards * count,)
-            tokens = np.full((*shape, s.prompt_table * BLOCK), self.pad, np.int32)
-            lengths = np.ones(shape, np.int32)
-            rows = np.full(shape, s.prompts, np.int32)
-            blocks = np.full((*shape, s.prompt_table), s.prompt_blocks, np.int32)
-            for i, of_shard in enumerate(opened):
-                for n, prompt in enumerate(of_shard[:count], start=i * count):
-                    ids = prompt.work.prompt
-                    tokens[n, : len(ids)] = ids
-                    lengths[n] = len(ids)
-                    rows[n] = prompt.row
-                    blocks[n, : len(prompt.blocks)] = prompt.blocks
-            cache = programs.prefill(
-                self.sampler.graph,
-                self.params,
-                cache,
-                *(self._put(x) for x in (tokens, lengths, rows, blocks)),
-            )
-            opened = [of_shard[count:] for of_shard in opened]
-        return cache
-
-    def _collect(self, shards, decoded, samples: Samples, group: int, first: int) -> list[int]:
-        """Writes down what an interval brought; returns which samples ended."""
-        ended = []
-        for i, shard in enumerate(shards):
-            for n, slot in enumerate(shard.slots):
-                if slot is None:
-                    continue
-                row = i * len(shard.slots) + n
-                at = slot.prompt.work.question * group + slot.sample - first
-                count = int(decoded.counts[row])
-                new = slice(slot.length, slot.length + count)
-                samples.tokens[at, new] = decoded.tokens[row, :count]
-                samples.logprobs[at, new] = decoded.logprobs[row, :count]
-                slot.length += count
-                slot.source = n
-                if decoded.stopped[row] or slot.length >= slot.limit:
-                    samples.lengths[at] = slot.length
-                    samples.stopped[at] = decoded.stopped[row]
-                    shard.end(n)
-                    ended.append(at)
-        return ended
+    if given.min() < 1:
+        raise ValueError(f"max_new_tokens={given.min()} must be at least 1")
+    if given.ndim == 1:
+        given = given[:, None]
+    return np.broadcast_to(given, (questions, group)).astype(np.int32)
 
 
 def gather(share: Share) -> Samples:

@@ -16,15 +16,13 @@ PREFILL_TOKENS = 8192  # of prompts that are read at once
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The shapes of a call's programs, of each shard: slots, open prompts, blocks of prompts and of
-    own tokens, widths of the tables, samples of a question that share a shard, slots that a prompt
-    block serves, and prompts read at once."""
+    """The shapes of a call's programs, of each shard: slots, open prompts, widths of the tables,
+    samples of a question that share a shard, slots that a prompt block serves, and prompts read at
+    once."""
 
     shards: int
     slots: int
     prompts: int
-    prompt_blocks: int
-    own_blocks: int
     own_table: int
     prompt_table: int
     share: int
@@ -39,24 +37,44 @@ class Sizes:
         slots = power_of_two(max(1, min(max_rows, samples) // shards))
         share = min(group, slots, -(-samples // shards))
         table = power_of_two(-(-longest // BLOCK))
-        prompts = min(slots, 4 * -(-slots // share))
-        own = -(-max_new // BLOCK)
+        at_once = -(-slots // share)  # questions
         return cls(
             shards=shards,
             slots=slots,
-            prompts=prompts,
-            prompt_blocks=prompts * table,
-            own_blocks=slots * own,
-            own_table=own,
+            prompts=min(
+                slots, 4 * at_once, power_of_two(-(-samples // group) * -(-group // share))
+            ),
+            own_table=-(-max_new // BLOCK),
             prompt_table=table,
             share=share,
             members=power_of_two(share),
-            prefill=min(-(-slots // share), max(1, PREFILL_TOKENS // (table * BLOCK))),
+            prefill=min(at_once, max(1, PREFILL_TOKENS // (table * BLOCK))),
+        )
+
+    @property
+    def prompt_blocks(self) -> int:
+        return self.prompts * self.prompt_table
+
+    def own_blocks(self, used: int | None = None) -> int:
+        """Own blocks that programs read where the first `used` are (all of them, where not given):
+        in at most eight steps, beside the first, no sample's."""
+        step = -(-self.own_table // 8) * self.slots
+        most = 1 + self.own_table * self.slots
+        return most if used is None else min(1 + -(-(used - 1) // step) * step, most)
+
+    def fewer(self) -> Sizes:
+        """With a quarter of the slots, for the samples that still decode at the end of a call."""
+        slots = max(1, self.slots // 4)
+        return dataclasses.replace(
+            self,
+            slots=slots,
+            prompts=min(self.prompts, slots),
+            members=min(self.members, slots),
         )
 
 
 def works(
-    chosen: range, group: int, share: int, prompts: list[list[int]], limit: int
+    chosen: range, group: int, share: int, prompts: list[list[int]], limits: np.ndarray
 ) -> Iterator[Work]:
     """The samples with the chosen numbers, by question, at most `share` together."""
     for question in range(chosen.start // group, (chosen.stop - 1) // group + 1):
@@ -64,17 +82,12 @@ def works(
             max(0, chosen.start - question * group), min(group, chosen.stop - question * group)
         )
         for n in range(0, len(numbers), share):
-            yield Work(question, prompts[question], numbers[n : n + share], limit)
+            yield Work(question, prompts[question], numbers[n : n + share], limits[question])
 
 
 def power_of_two(n: int) -> int:
     """The next one from n on."""
     return 1 << max(0, n - 1).bit_length()
-
-
-def rounded(n: int, unit: int) -> int:
-    """unit, 2 units, 4 units... whichever first holds n."""
-    return unit * power_of_two(-(-n // unit))
 
 
 class Plan(NamedTuple):
@@ -114,7 +127,7 @@ class Work:
     question: int
     prompt: list[int]
     samples: range
-    limit: int
+    limits: np.ndarray  # of each sample of the question
 
 
 @dataclasses.dataclass
@@ -140,7 +153,7 @@ class Slot:
 
     @property
     def limit(self) -> int:
-        return self.prompt.work.limit
+        return int(self.prompt.work.limits[self.sample])
 
 
 class Shard:
@@ -151,8 +164,7 @@ class Shard:
         self.open: list[Prompt] = []
         self.rows = list(range(sizes.prompts))
         self.prompt_blocks = list(range(sizes.prompt_blocks))
-        self.own_blocks = list(range(sizes.own_blocks))
-        self.nowhere = sizes.own_blocks
+        self.own_blocks = list(range(1, sizes.own_blocks()))
 
     def admit(self, queue: deque[Work]) -> list[Prompt]:
         """Fills free slots with the next samples; returns the prompts to read for them."""
@@ -197,10 +209,16 @@ class Shard:
             for block in prompt.blocks:
                 heapq.heappush(self.prompt_blocks, block)
 
-    def shrink(self, num_slots: int) -> None:
-        """Moves the samples that decode into the first `num_slots` slots."""
+    def shrink(self, sizes: Sizes) -> tuple[dict[int, int], dict[int, int]]:
+        """Moves the samples that decode into the first slots, and what they need into the first
+        blocks; returns {from: to} of own blocks and of prompts' ones."""
         decoding = [s for s in self.slots if s is not None]
-        self.slots = [*decoding, *[None] * (num_slots - len(decoding))]
+        self.slots = [*decoding, *[None] * (sizes.slots - len(decoding))]
+        own = _move_together([s.blocks for s in decoding], 1)
+        prompts = _move_together([p.blocks for p in self.open], 0)
+        self.own_blocks = _free([s.blocks for s in decoding], range(1, sizes.own_blocks()))
+        self.prompt_blocks = _free([p.blocks for p in self.open], range(sizes.prompt_blocks))
+        return own, prompts
 
     def begin_interval(self) -> None:
         """Gives each sample the block that its next tokens go to."""
@@ -212,29 +230,34 @@ class Shard:
         """One past the highest block in use."""
         return 1 + max((b for s in self.slots if s is not None for b in s.blocks), default=0)
 
-    def prompts_used(self) -> int:
-        return 1 + max((b for p in self.open for b in p.blocks), default=0)
+
+def _move_together(lists: list[list[int]], first: int) -> dict[int, int]:
+    """Renumbers blocks in place, so that they are those from `first` on; returns the changes."""
+    used = sorted(b for blocks in lists for b in blocks)
+    end = first + len(used)
+    gaps = iter(sorted(set(range(first, end)) - set(used)))
+    changes = {b: next(gaps) for b in used if b >= end}
+    for blocks in lists:
+        blocks[:] = [changes.get(b, b) for b in blocks]
+    return changes
+
+
+def _free(lists: list[list[int]], all_blocks: range) -> list[int]:
+    return sorted(set(all_blocks) - {b for blocks in lists for b in blocks})
 
 
 def make_plan(
-    shards: Sequence[Shard],
-    examples: Sequence[int],
-    *,
-    own: int,
-    own_table: int,
-    prompts: int,
-    prompt_table: int,
-    members: int,
+    shards: Sequence[Shard], examples: Sequence[int], sizes: Sizes, own: int | None = None
 ) -> Plan:
-    """The plan of an interval that reads the first `own` blocks and `prompts` blocks of prompts of
-    each shard; tables have the given widths, prompt blocks up to `members` slots."""
-    plans = [
-        _plan(shard, examples, own, own_table, prompts, prompt_table, members) for shard in shards
-    ]
+    """The plan of an interval that reads the first `own` own blocks of each shard (by default all),
+    and all of prompts."""
+    own = sizes.own_blocks() if own is None else own
+    plans = [_plan(shard, examples, sizes, own) for shard in shards]
     return Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
 
 
-def _plan(shard, examples, own, own_width, prompts, prompt_width, members) -> Plan:
+def _plan(shard: Shard, examples: Sequence[int], sizes: Sizes, own: int) -> Plan:
+    prompts, members = sizes.prompt_blocks, sizes.members
     count = len(shard.slots)
 
     def of_slots(fill: int = 0, dtype=np.int32):
@@ -250,11 +273,11 @@ def _plan(shard, examples, own, own_width, prompts, prompt_width, members) -> Pl
         active=of_slots(dtype=bool),
         own_slot=np.zeros(own, np.int32),
         own_filled=np.zeros(own, np.int32),
-        own_table=np.full((count, own_width), own, np.int32),
+        own_table=np.full((count, sizes.own_table), own, np.int32),
         members=np.zeros((prompts, members), np.int32),
         prompt_filled=np.zeros(prompts, np.int32),
-        prompt_table=np.full((count, prompt_width), prompts * members, np.int32),
-        write_block=of_slots(shard.nowhere),
+        prompt_table=np.full((count, sizes.prompt_table), prompts * members, np.int32),
+        write_block=of_slots(),
         write_offset=of_slots(),
     )
     seats: dict[int, int] = {}
@@ -266,7 +289,7 @@ def _plan(shard, examples, own, own_width, prompts, prompt_width, members) -> Pl
         plan.example[i] = examples[work.question]
         plan.sample[i] = slot.sample
         plan.start[i] = length
-        plan.limit[i] = work.limit
+        plan.limit[i] = slot.limit
         plan.prompt_length[i] = len(work.prompt)
         plan.active[i] = True
         plan.own_slot[slot.blocks] = i
@@ -282,16 +305,3 @@ def _plan(shard, examples, own, own_width, prompts, prompt_width, members) -> Pl
             plan.prompt_filled[block] = min(BLOCK, len(work.prompt) - n * BLOCK)
             plan.prompt_table[i, n] = block * members + seat
     return plan
-
-
-def full_plan(sizes: Sizes) -> Plan:
-    """A plan of one shard that reads all its blocks."""
-    return make_plan(
-        [Shard(sizes)],
-        [],
-        own=sizes.own_blocks,
-        own_table=sizes.own_table,
-        prompts=sizes.prompt_blocks,
-        prompt_table=sizes.prompt_table,
-        members=sizes.members,
-    )

@@ -99,6 +99,7 @@ def get_defaults(stage: str) -> ConfigDict:
         c.rl.aggregation = "sequence_mean"
         c.rl.updates_per_step = 1  # mu of Algorithm 1
         c.rl.max_rows = 512  # samples decoded together
+        c.rl.kv_dtype = ""  # of keys and values when generating, by default the model's; or "int8"
         c.rl.tensor = 1  # devices of a host that share one copy of the weights to generate
         c.rl.gae_decay = 0.95  # lambda (PPO)
         c.rl.critic_rate = 10.0  # the critic's learning rate, in times of the policy's (PPO)

@@ -17,17 +17,10 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.flops import causal_pairs, forward_flops, rl_flops, train_flops
 from dsmath_jax.models.parameters import param_specs
 from dsmath_jax.models.sharding import batch_sharding, param_shardings
-from dsmath_jax.rollout.decode import (
-    SHARDS,
-    Options,
-    cache_shapes,
-    decode,
-    prefill,
-    sharding,
-    shards_of,
-)
+from dsmath_jax.rollout.cache import SHARDS, cache_shapes, sharding, shards_of
+from dsmath_jax.rollout.decode import Options, decode, prefill
 from dsmath_jax.rollout.sampler import INTERVAL
-from dsmath_jax.rollout.slots import BLOCK, Sizes, full_plan
+from dsmath_jax.rollout.slots import BLOCK, Shard, Sizes, make_plan
 from dsmath_jax.stages import setup, supervised
 from dsmath_jax.stages.rl_programs import make_programs
 from dsmath_jax.training.optimizer import make_optimizer
@@ -207,7 +200,15 @@ def _sampling(
         shape = (s.shards * shape[0], *shape[1:])
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding(here, SHARDS))
 
-    cache = cache_shapes(model_config, config.dtype, here, s)
+    cache = cache_shapes(
+        model_config,
+        here,
+        s,
+        own=s.own_blocks(),
+        by_layer=False,
+        dtype=config.dtype,
+        kv_dtype=jnp.dtype(c.kv_dtype or config.dtype),
+    )
     kinds = {"params": "generation weights", "cache": "KV cache", "plan|hidden": "samples"}
     prompts = -(-samples // (s.share * s.shards))  # of each shard, in turns
     compiled = yield Program(
@@ -231,18 +232,21 @@ def _sampling(
     if compiled is None:
         return
     intervals = -(-samples // (s.shards * s.slots)) * -(-c.max_new_tokens // INTERVAL)
-    plan = jax.tree.map(lambda x: of_shards(x.shape, x.dtype), full_plan(s))
+    plan = jax.tree.map(lambda x: of_shards(x.shape, x.dtype), make_plan([Shard(s)], [], s))
     options = Options(
         jax.eval_shape(lambda: jax.random.key(0)),
         jax.ShapeDtypeStruct((), jnp.float32),
         jax.ShapeDtypeStruct((1,), jnp.int32),
+        jax.ShapeDtypeStruct((), jnp.int32),
+        jax.ShapeDtypeStruct((), jnp.float32),
     )
     hidden = of_shards((s.slots, model_config.hidden_size), config.dtype)
-    for greedy in (False, True) if evaluation and c.greedy_eval else (False,):
+    greedily = ("likeliest",) if evaluation and c.greedy_eval else ()
+    for draws in ("all", *greedily):
         yield Program(
-            named("greedy decode" if greedy else "decode"),
+            named("decode" if draws == "all" else "greedy decode"),
             decode,
-            (graph, INTERVAL, greedy, False, weights, cache, hidden, plan, options),
+            (graph, INTERVAL, draws, weights, [weights["layers"]], cache, hidden, plan, options),
             here,
             Design(weight_gathers=0),
             runs=0 if evaluation else intervals,

@@ -75,7 +75,13 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         return init_state(params, optimizer, mesh, model_config, with_reference=True)
 
     # ---- Compiled steps -------------------------------------------------------------------------
-    sampler = Sampler(model, tokenizer, max_rows=rl.max_rows, mesh=generation_mesh)
+    sampler = Sampler(
+        model,
+        tokenizer,
+        max_rows=rl.max_rows,
+        mesh=generation_mesh,
+        kv_dtype=rl.kv_dtype or None,
+    )
     programs = make_programs(config, model, optimizer, mesh)
 
     def generation_weights(state):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.rollout.block_attention import attend, join, take
+from dsmath_jax.rollout.cache import Stored
 
 BLOCK, HEADS, DIM = 4, 4, 8
 RNG = np.random.default_rng(0)
@@ -34,13 +35,16 @@ def test_own_and_shared_blocks_together_are_one_softmax(kv_heads, scale):
     own_slot, own_filled = np.array([2, 0, 0, 0, 0]), np.array([4, 0, 1, 0, 4])
     own_table = np.array([[4, 2], [99, 99], [0, 99]])
 
+    shared = [Stored(jnp.array(x), None) for x in (shared_k, shared_v)]
+    own = [Stored(jnp.array(x), None) for x in (own_k, own_v)]
+
     @jax.jit
     def ours(q):
         def filled(count):
             return jnp.arange(BLOCK) < count[:, None]
 
-        of_prompts = attend(q[members], shared_k, shared_v, filled(prompt_filled))
-        of_own = attend(q[own_slot][:, None], own_k, own_v, filled(own_filled))
+        of_prompts = attend(q[members], *shared, filled(prompt_filled))
+        of_own = attend(q[own_slot][:, None], *own, filled(own_filled))
         return join([take(of_prompts, prompt_table), take(of_own, own_table)])
 
     got = ours(q)

@@ -1,0 +1,236 @@
+"""One call of a sampler: the loop of a host over intervals, between which slots change hands."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.rollout import cache as caches
+from dsmath_jax.rollout import decode as programs
+from dsmath_jax.rollout.cache import SHARDS, Cache, Moves, sharding, shards_of
+from dsmath_jax.rollout.decode import Options
+from dsmath_jax.rollout.slots import BLOCK, Prompt, Shard, Sizes, Slot, make_plan, works
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """What is alike for all calls of a sampler: see `Sampler`. `by_layer`: on a CPU."""
+
+    graph: Any
+    config: ModelConfig
+    dtype: Any
+    kv_dtype: Any
+    mesh: Mesh | None
+    max_rows: int
+    interval: int
+    by_layer: bool
+    pad_id: int
+    decode_text: Callable[[list[int]], str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be sampled: `limits` [questions, group], a sample's most tokens; `draws` as in
+    `decode`; `stop` strings that end a sample."""
+
+    prompts: list[list[int]]
+    examples: Sequence[int]
+    limits: np.ndarray
+    options: Options
+    draws: str
+    stop: Sequence[str]
+
+
+class Call:
+    """The samples with the numbers `chosen` of a request, counted by question: arrays as in
+    `Samples`, with the one dimension [samples] in place of [questions, group].
+
+    Raises:
+      FloatingPointError: the model's logits are not finite.
+    """
+
+    def __init__(self, engine: Engine, request: Request, params: Any, chosen: range):
+        self.engine, self.request, self.params, self.chosen = engine, request, params, chosen
+        self.group = request.limits.shape[1]
+        count, longest = len(chosen), int(request.limits.max())
+        self.tokens = np.full((count, longest), engine.pad_id, np.int32)
+        self.lengths = np.zeros(count, np.int32)
+        self.logprobs = np.zeros((count, longest), np.float32)
+        self.stopped = np.zeros(count, bool)
+
+    def run(self) -> Iterator[int]:
+        """Samples; yields each one's index in the arrays when it has ended."""
+        if self.chosen:
+            e = self.engine
+            with contextlib.nullcontext() if e.mesh is None else jax.set_mesh(e.mesh):
+                yield from self._run()
+
+    def _run(self) -> Iterator[int]:
+        e, chosen, group = self.engine, self.chosen, self.group
+        prompts = self.request.prompts[chosen[0] // group : chosen[-1] // group + 1]
+        s = Sizes.of(
+            len(chosen),
+            min(group, len(chosen)),
+            max(map(len, prompts)),
+            self.tokens.shape[1],
+            e.max_rows,
+            shards_of(e.mesh),
+        )
+        queue = deque(works(chosen, group, s.share, self.request.prompts, self.request.limits))
+        shards = [Shard(s) for _ in range(s.shards)]
+        size = s.own_blocks(2) if e.by_layer else s.own_blocks()  # of the cache, that grows on CPUs
+        cache = caches.make_cache(
+            e.config,
+            e.mesh,
+            s,
+            own=size,
+            by_layer=e.by_layer,
+            dtype=e.dtype,
+            kv_dtype=e.kv_dtype,
+        )
+        layers = in_parts(self.params["layers"], e.by_layer)
+        hidden_shape = (s.shards * s.slots, e.config.hidden_size)
+        hidden = jnp.zeros(hidden_shape, e.dtype, device=sharding(e.mesh, SHARDS))
+        while True:
+            opened = [shard.admit(queue) for shard in shards]
+            cache = self._prefill(cache, opened, s)
+            decoding = max(sum(x is not None for x in shard.slots) for shard in shards)
+            if not decoding:
+                return
+            if not queue and 4 * decoding <= s.slots:
+                s = s.fewer()
+                cache = caches.move(
+                    cache, self._put(moves([shard.shrink(s) for shard in shards], s))
+                )
+                size = 0
+            for shard in shards:
+                shard.begin_interval()
+            own = s.own_blocks(max(shard.own_used() for shard in shards))
+            if e.by_layer and own > size:
+                cache = caches.resize(cache, own, s.prompt_blocks)
+                size = own
+            plan = make_plan(shards, self.request.examples, s, size if e.by_layer else own)
+            cache, hidden, decoded = programs.decode(
+                e.graph,
+                e.interval,
+                self.request.draws,
+                self.params,
+                layers,
+                cache,
+                hidden,
+                self._put(plan),
+                self.request.options,
+            )
+            yield from self._collect(shards, jax.device_get(decoded))
+
+    def _put(self, arrays: Any) -> Any:
+        return jax.device_put(arrays, sharding(self.engine.mesh, SHARDS))
+
+    def _prefill(self, cache: Cache, opened: list[list[Prompt]], s: Sizes) -> Cache:
+        """Reads the prompts that were opened on each shard."""
+        while any(opened):
+            count = s.prefill if max(map(len, opened)) > 1 else 1
+            shape = (s.shards * count,)
+            tokens = np.full((*shape, s.prompt_table * BLOCK), self.engine.pad_id, np.int32)
+            lengths = np.ones(shape, np.int32)
+            rows = np.full(shape, s.prompts, np.int32)
+            blocks = np.full((*shape, s.prompt_table), s.prompt_blocks, np.int32)
+            for i, of_shard in enumerate(opened):
+                for n, prompt in enumerate(of_shard[:count], start=i * count):
+                    ids = prompt.work.prompt
+                    tokens[n, : len(ids)] = ids
+                    lengths[n] = len(ids)
+                    rows[n] = prompt.row
+                    blocks[n, : len(prompt.blocks)] = prompt.blocks
+            arrays = self._put((tokens, lengths, rows, blocks))
+            cache = programs.prefill(self.engine.graph, self.params, cache, *arrays)
+            opened = [of_shard[count:] for of_shard in opened]
+        return cache
+
+    def _collect(self, shards: list[Shard], decoded: Any) -> Iterator[int]:
+        """Writes down what an interval brought."""
+        for i, shard in enumerate(shards):
+            for n, slot in enumerate(shard.slots):
+                if slot is None:
+                    continue
+                row = i * len(shard.slots) + n
+                at = slot.prompt.work.question * self.group + slot.sample - self.chosen.start
+                count = int(decoded.counts[row])
+                logprobs = decoded.logprobs[row, :count]
+                if not np.isfinite(logprobs).all():
+                    raise FloatingPointError(_not_finite(slot, logprobs))
+                new = slice(slot.length, slot.length + count)
+                self.tokens[at, new] = decoded.tokens[row, :count]
+                self.logprobs[at, new] = logprobs
+                stopped, length = bool(decoded.stopped[row]), slot.length + count
+                cut = self._stop(self.tokens[at, :length].tolist(), slot.length)
+                if cut is not None:
+                    self.tokens[at, cut:length] = self.engine.pad_id
+                    self.logprobs[at, cut:length] = 0.0
+                    stopped, length = True, cut
+                slot.length, slot.source = length, n
+                if stopped or length >= slot.limit:
+                    self.lengths[at], self.stopped[at] = length, stopped
+                    shard.end(n)
+                    yield at
+
+    def _stop(self, ids: list[int], seen: int) -> int | None:
+        """How many of ids there are to the first, beyond the `seen` ones, that completes a stop
+        string. A string of n bytes is of at most n tokens: no more are decoded again."""
+        stop, text = self.request.stop, self.engine.decode_text
+        if not stop or text is None:
+            return None
+        start = max(0, seen - max(len(s.encode()) for s in stop))
+
+        def complete(end: int) -> bool:
+            part = text(ids[start:end])
+            return any(s in part for s in stop)
+
+        if not complete(len(ids)):
+            return None
+        return next(end for end in range(seen + 1, len(ids) + 1) if complete(end))
+
+
+def in_parts(stacked: Any, by_layer: bool) -> list[Any]:
+    """Parameters stacked by layer, in parts as the cache has them (`cache.py`)."""
+    if not by_layer:
+        return [stacked]
+    return _by_layer(stacked)
+
+
+@jax.jit
+def _by_layer(stacked: Any) -> list[Any]:
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    return [jax.tree.map(lambda x, i=i: x[i : i + 1], stacked) for i in range(count)]
+
+
+def moves(changes: list[tuple[dict[int, int], dict[int, int]]], s: Sizes) -> Moves:
+    """Changes of own blocks and of prompts' ones of each shard, in arrays of one size."""
+
+    def arrays(parts: Sequence[dict[int, int]], count: int, nothing: int):
+        table = np.full((2, len(parts), count), nothing, np.int32)
+        for i, part in enumerate(parts):
+            table[:, i, : len(part)] = list(part), list(part.values())
+        return table.reshape(2, -1)
+
+    own, prompts = zip(*changes, strict=True)
+    return Moves(
+        *arrays(own, s.own_blocks(), 0), *arrays(prompts, s.prompt_blocks, np.iinfo(np.int32).max)
+    )
+
+
+def _not_finite(slot: Slot, logprobs: np.ndarray) -> str:
+    first = slot.length + int(np.argmin(np.isfinite(logprobs)))
+    return (
+        f"the model's logits are not finite at token {first} of sample {slot.sample} of question "
+        f"{slot.prompt.work.question}: its parameters are damaged, or it diverged in training"
+    )
