@@ -156,31 +156,26 @@ class Transformer(nnx.Module):
         last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
         return last, k, v
 
-    def decode(self, tokens: jax.Array, positions: jax.Array, attend: Any, kept: Any, layers: Any):
-        """Reads one token of each row, [rows], at its position [rows].
+    def read(self, tokens: jax.Array, positions: jax.Array, attend: Any, kept: Any, layers: Any):
+        """Reads tokens [rows, n] that continue others, at their positions [rows, n].
 
         Args:
-          attend: (q [rows, heads, head_dim], k, v [rows, kv_heads, head_dim], what `kept` has for
-            the layer) -> (output as q, what is to be kept of the layer).
+          attend: (q [rows, n, heads, head_dim], k, v [rows, n, kv_heads, head_dim], what `kept` has
+            for the layer) -> (output as q, what is to be kept of the layer).
           kept, layers: lists of the same length, whose parts make up all layers: trees of arrays
             stacked by layer, of what `attend` gets and of the layers' parameters. A part of several
             layers is scanned.
 
         Returns:
-          (hidden [rows, hidden_size], what attend kept, in parts like `kept`).
+          (hidden [rows, n, hidden_size], what attend kept, in parts like `kept`).
         """
-        cos, sin = cos_sin(self.config, positions[:, None])
+        cos, sin = cos_sin(self.config, positions)
 
         def body(x, inputs):
             params, kept = inputs
+            return self._layer(params, x, cos, sin, lambda q, k, v: attend(q, k, v, kept))
 
-            def one_token(q, k, v):
-                out, new = attend(q[:, 0], k[:, 0], v[:, 0], kept)
-                return out[:, None], new
-
-            return self._layer(params, x, cos, sin, one_token)
-
-        x = self.embed[...][tokens].astype(self.dtype)[:, None]
+        x = self.embed[...][tokens].astype(self.dtype)
         new = []
         for part in zip(layers, kept, strict=True):
             if jax.tree.leaves(part)[0].shape[0] == 1:
@@ -189,7 +184,7 @@ class Transformer(nnx.Module):
             else:
                 x, of_layers = jax.lax.scan(body, x, part)
                 new.append(of_layers)
-        return rms_norm(x, self.final_norm[...], self.config.norm_eps)[:, 0], new
+        return rms_norm(x, self.final_norm[...], self.config.norm_eps), new
 
     def stacked(self) -> dict[str, jax.Array]:
         """The layers' parameters, stacked by layer."""

@@ -100,6 +100,7 @@ class Call:
         layers = in_parts(self.params["layers"], e.by_layer)
         hidden_shape = (s.shards * s.slots, e.config.hidden_size)
         hidden = jnp.zeros(hidden_shape, e.dtype, device=sharding(e.mesh, SHARDS))
+        most = s.slots
         while True:
             opened = [shard.admit(queue) for shard in shards]
             cache = self._prefill(cache, opened, s)
@@ -114,7 +115,8 @@ class Call:
                 size = 0
             for shard in shards:
                 shard.begin_interval()
-            own = s.own_blocks(max(shard.own_used() for shard in shards))
+            used = max(shard.own_used() for shard in shards)
+            own = s.own_blocks(used if s.slots == most else None)
             if e.by_layer and own > size:
                 cache = caches.resize(cache, own, s.prompt_blocks)
                 size = own

@@ -160,24 +160,24 @@ def _decode(model: Transformer, interval, draws, layers, cache, hidden, plan, op
             )
             at = (0, 0, s.step, 0)
             k, v = (
-                jax.lax.dynamic_update_slice(to, x[:, :, None], at)
+                jax.lax.dynamic_update_slice(to, x.swapaxes(1, 2), at)
                 for to, x in zip(recent, (k, v), strict=True)
             )
             parts = [
-                attend(q[:, None], store(k, k.dtype), store(v, v.dtype), in_recent),
-                take(attend(q[plan.own_slot][:, None], own_k, own_v, in_own), plan.own_table),
-                take(attend(q[plan.members], prompt_k, prompt_v, in_prompt), plan.prompt_table),
+                attend(q, store(k, k.dtype), store(v, v.dtype), in_recent),
+                take(attend(q[plan.own_slot], own_k, own_v, in_own), plan.own_table),
+                take(attend(q[plan.members, 0], prompt_k, prompt_v, in_prompt), plan.prompt_table),
             ]
-            return join(parts).astype(q.dtype), (k, v)
+            return join(parts).astype(q.dtype)[:, None], (k, v)
 
         positions = plan.prompt_length + plan.start + s.step
         inputs = list(zip(kept, s.recent, strict=True))
-        hidden, recent = model.decode(token, positions, attention, inputs, layers)
+        hidden, recent = model.read(token[:, None], positions[:, None], attention, inputs, layers)
         ends = s.active & jnp.isin(token, options.eos_ids)
         count = s.decoded.counts + s.active
         return _State(
             s.step + 1,
-            hidden,
+            hidden[:, 0],
             s.active & ~ends & (plan.start + count < plan.limit),
             recent,
             Decoded(

@@ -42,7 +42,7 @@ def keep_likely(probs: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Arr
     most = jnp.where(top_k > 0, top_k, probs.shape[-1])
     enough = _largest(lambda kept: (kept > 0).sum(axis=-1) >= most, probs)
     probs = jnp.where(probs >= enough[:, None], probs, 0.0)
-    wanted = top_p * probs.sum(axis=-1)
+    wanted = jnp.where(top_p < 1, top_p * probs.sum(axis=-1), jnp.inf)  # 1: nothing is left out
     enough = _largest(lambda kept: kept.sum(axis=-1) >= wanted, probs)
     return jnp.where(probs >= enough[:, None], probs, 0.0)
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from dsmath_jax.models.transformer import Transformer
 from dsmath_jax.rollout.call import Call, Engine, Request
 from dsmath_jax.rollout.decode import Options
+from dsmath_jax.rollout.score import scores
 from dsmath_jax.rollout.slots import BLOCK
 
 INTERVAL = 8  # tokens decoded before the host looks
@@ -189,6 +190,48 @@ class Sampler:
                 on_sample(question, sample, tokens)
         done = Samples(call.tokens, call.lengths, call.logprobs, call.stopped)
         return Share(done, each, len(ids), samples_per_prompt)
+
+    def score(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]],
+        completions: Sequence[Sequence[Sequence[int]]],
+        *,
+        temperature: float = 1.0,
+        params: dict | None = None,
+    ) -> np.ndarray:
+        """Log-probabilities of given completions, each prompt read once for all of its own.
+
+        Args:
+          prompts: texts, or token ids, as above.
+          completions: of each prompt a list of token ids' lists; not all need to be of one length,
+            nor all prompts to have as many.
+
+        Returns:
+          [prompts, most completions, longest] float32 under the full vocabulary at `temperature`; 0
+          where there is no token. With several hosts each scores its share, and all get all.
+
+        Raises:
+          ValueError: as `share`, or there is not a list of completions for each prompt.
+        """
+        ids = [self._encode(p) for p in prompts]
+        if not ids or len(ids) != len(completions):
+            raise ValueError(f"{len(ids)} prompts and {len(completions)} lists of completions")
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature} must be positive")
+        group = max(1, max(map(len, completions)))
+        limits = np.array([[max(map(len, c), default=0)] for c in completions])
+        self._check_prompts(ids, limits)
+        each = -(-len(ids) // self.hosts)
+        first = min(each * jax.process_index(), len(ids))
+        ours = scores(
+            self.engine,
+            self.params if params is None else params,
+            ids[first : first + each],
+            completions[first : first + each],
+            (group, int(limits.max())),
+            temperature,
+        )
+        return ours if self.hosts == 1 else _of_all_hosts(ours, each)[: len(ids)]
 
     def _encode(self, prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -135,28 +135,6 @@ def test_only_distances_between_positions_matter(run):
     assert np.abs(run(tokens, positions=2 * index) - default).max() > 1e-2
 
 
-@pytest.mark.parametrize("group", [1, 3])
-def test_prefill_and_decode_equal_the_full_forward(model, run, group):
-    lengths, steps, questions, room = np.array([4, 7, 1]), 5, 3, 6
-    prompts = random_tokens(questions, 9, seed=4)
-    samples = random_tokens(questions, group, steps, seed=5)
-    prefill = jax.jit(model.prefill, static_argnums=(2, 3))
-    decode = jax.jit(model.decode)
-    head = model.output_head()
-
-    last, cache = prefill(prompts, lengths, group, room)
-    got = [np.repeat(np.asarray(logits(last, head))[:, None], group, axis=1)]
-    for step in range(steps):
-        hidden, cache = decode(samples[:, :, step], step, cache)
-        got.append(np.asarray(logits(hidden, head)))
-
-    for i, g in np.ndindex(questions, group):
-        n = lengths[i]
-        full = np.concatenate([prompts[i, :n], samples[i, g]])[None]
-        expected = run(full, np.ones_like(full))[0, n - 1 :]
-        assert_same(np.stack([x[i, g] for x in got]), expected)
-
-
 def remat_step(params, remat):
     def loss(params, tokens):
         model = Transformer(CONFIG, params=params, remat=remat)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from dsmath_jax.rollout.draw import draw
+from dsmath_jax.rollout.draw import draw, keep_likely
 
 
 @pytest.mark.parametrize("vocab", [1, 5, 128, 129, 1000])
@@ -43,3 +43,25 @@ def test_frequencies_over_several_chunks():
     expected = probs[common].astype(float)
     expected *= counts.sum() / expected.sum()
     assert chisquare(counts, expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(1, 1.0), (5, 1.0), (0, 0.7), (40, 0.9), (0, 1.0)])
+def test_the_likely_tokens_are_those_a_sort_would_keep(top_k, top_p):
+    rng = np.random.default_rng(2)
+    probs = rng.dirichlet(np.full(200, 0.1), size=16).astype(np.float32)
+    kept = np.asarray(jax.jit(keep_likely)(probs, top_k, top_p))
+    for row, got in zip(probs.astype(np.float64), kept, strict=True):
+        order = np.argsort(-row)[: top_k or None]
+        if top_p < 1:
+            sums = np.cumsum(row[order])
+            order = order[: 1 + int((sums < top_p * sums[-1]).sum())]
+        wanted = np.zeros_like(row)
+        wanted[order] = row[order]
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_tokens_as_likely_as_the_last_one_stay():
+    probs = jnp.array([[0.25, 0.25, 0.25, 0.125, 0.125]])
+    np.testing.assert_array_equal(
+        keep_likely(probs, jnp.int32(2), jnp.float32(1.0))[0] > 0, [True] * 3 + [False] * 2
+    )

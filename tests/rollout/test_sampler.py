@@ -1,16 +1,20 @@
 """Sampling: right tokens and log-probs, endings, and draws that depend on nothing around them."""
 
+import gc
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 from scipy.stats import chisquare
 
 from dsmath_jax.models import Transformer, preset
 from dsmath_jax.rollout import Sampler
+from dsmath_jax.rollout.cache import move, resize
+from dsmath_jax.rollout.decode import decode, prefill
 from tests.conftest import cpu_devices
 
 CONFIG = preset(
@@ -127,6 +131,130 @@ def test_frequencies_are_the_models_probabilities(temperature):
     assert chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("options", [{"top_k": 3}, {"top_p": 0.8}, {"top_k": 6, "top_p": 0.7}])
+def test_the_likely_tokens_alone_are_drawn_in_proportion(options):
+    n = 4000
+    samples = Sampler(MODEL, max_rows=n)(
+        [[1, 2, 3]], samples_per_prompt=n, max_new_tokens=1, eos_ids=[], seed=7, **options
+    )
+    probs = np.asarray(jax.nn.softmax(reference_logits([1, 2, 3])[-1]), np.float64)
+    order = np.argsort(-probs)[: options.get("top_k") or None]
+    sums = np.cumsum(probs[order])
+    order = order[: 1 + int((sums < options.get("top_p", 1.0) * sums[-1] - 1e-6).sum())]
+    counts = np.bincount(samples.tokens[0, :, 0], minlength=29)
+    assert counts[order].sum() == n
+    expected = n * probs[order] / probs[order].sum()
+    assert chisquare(counts[order], expected).pvalue > 1e-3
+    logprobs = np.log(probs)[samples.tokens[0, :, 0]]
+    np.testing.assert_allclose(samples.logprobs[0, :, 0], logprobs, atol=1e-4)
+
+
+def test_each_sample_has_its_own_limit():
+    whole = sample(samples_per_prompt=2, eos_ids=[])
+    limits = [[1 + q + 5 * g for g in range(2)] for q in range(6)]
+    cut = sample(samples_per_prompt=2, eos_ids=[], max_new_tokens=limits)
+    np.testing.assert_array_equal(cut.lengths, limits)
+    for q, g in np.ndindex(6, 2):
+        assert cut.ids(q, g) == whole.ids(q, g)[: limits[q][g]]
+    assert sample(eos_ids=[], max_new_tokens=range(1, 7)).lengths[:, 0].tolist() == [*range(1, 7)]
+
+
+class Letters:
+    """A tokenizer whose token n is a text of its own: one to three characters, of 1 to 4 bytes."""
+
+    eos_id, pad_id = 5, 0
+    texts = ("a", "b", " ab", "#", "##", "\u00e9", "\u6570", "ca", "x\n", "\n\n")
+
+    def encode(self, text, add_bos=False):
+        return [1, 2, 3]
+
+    def decode(self, ids):
+        return "".join(self.texts[i % len(self.texts)] for i in ids)
+
+
+@pytest.mark.parametrize("stop", [["#"], ["ab"], ["aab", "\n\n"], ["\u6570\u00e9"], ["b##"]])
+@pytest.mark.parametrize("interval", [1, 8])
+def test_a_stop_string_ends_a_sample_with_the_token_that_completes_it(stop, interval):
+    tokenizer = Letters()
+    sampler = Sampler(MODEL, tokenizer, interval=interval)
+    options = dict(samples_per_prompt=30, max_new_tokens=40, eos_ids=[], seed=3)
+    whole, ended = sampler(["q"], **options), sampler(["q"], stop=stop, **options)
+    for g in range(30):
+        ids = whole.ids(0, g)
+        ends = [n for n in range(41) if any(s in tokenizer.decode(ids[:n]) for s in stop)]
+        wanted = ids[: ends[0]] if ends else ids
+        assert ended.ids(0, g) == wanted
+        assert ended.reason(0, g) == ("stop" if ends else "length")
+        assert not ended.tokens[0, g, len(wanted) :].any()
+        assert not ended.logprobs[0, g, len(wanted) :].any()
+        np.testing.assert_array_equal(
+            ended.logprobs[0, g, : len(wanted)] != 0, [True] * len(wanted)
+        )
+    assert ended.stopped.any()
+
+
+def test_each_sample_is_handed_over_when_it_ends():
+    seen = {}
+    whole = sample(samples_per_prompt=3, on_sample=lambda q, g, ids: seen.update({(q, g): ids}))
+    assert seen == {(q, g): whole.ids(q, g) for q in range(6) for g in range(3)}
+    assert list(seen) != sorted(seen)
+
+
+def test_keys_in_8_bits_change_logprobs_a_little():
+    options = dict(samples_per_prompt=4, max_new_tokens=60, eos_ids=[], seed=1)
+    rough = Sampler(MODEL, interval=4, kv_dtype=jnp.int8)(PROMPTS[:5], **options)
+    ids = [[rough.ids(q, g) for g in range(4)] for q in range(5)]
+    gaps = np.abs(rough.logprobs - Sampler(MODEL).score(PROMPTS[:5], ids))
+    assert 1e-5 < gaps.mean() < 0.02 and gaps.max() < 0.3
+
+
+def test_programs_are_compiled_once():
+    sampler = Sampler(MODEL, interval=4, max_rows=16)
+    options = dict(samples_per_prompt=8, max_new_tokens=60, eos_ids=EOS, example_ids=range(6))
+    programs, before = (prefill, decode, move, resize), [0] * 4
+    for f in programs:
+        f.clear_cache()
+    sampler(PROMPTS, **options | {"eos_ids": [97, 98]})  # which never come
+    sampler(PROMPTS, **options)
+    before = [f._cache_size() for f in programs]
+    for seed in range(1, 25):
+        sampler(PROMPTS[::-1], seed=seed, step=seed, **options)
+    after = [f._cache_size() for f in programs]
+    assert after[:3] == before[:3]
+    assert after[3] <= 5  # where the cache grows, and is cut at the end from either size
+    assert sum(after) <= 15
+
+
+def test_one_sample_of_a_model_that_never_ends_and_one_that_ends_at_once():
+    lone = sample(PROMPTS[:1], eos_ids=[], max_new_tokens=90)
+    assert lone.lengths.tolist() == [[90]] and lone.reason(0, 0) == "length"
+    first = lone.ids(0, 0)[0]
+    ended = sample(PROMPTS[:1], eos_ids=[first], max_new_tokens=90)
+    assert ended.ids(0, 0) == [first] and ended.reason(0, 0) == "stop"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_reported(value, temperature):
+    params = Sampler(MODEL).params
+    params = params | {"final_norm": params["final_norm"].at[3].set(value)}
+    with pytest.raises(FloatingPointError, match=r"not finite at token 0 of sample 0 of question"):
+        sample(params=params, temperature=temperature)
+
+
+def test_many_samples_leave_no_memory_behind():
+    sampler = Sampler(MODEL, max_rows=64)
+    options = dict(samples_per_prompt=100, max_new_tokens=12, eos_ids=EOS)
+    memory = []
+    for seed in range(20):  # 10,000 samples
+        sampler(PROMPTS[:5], seed=seed, **options)
+        gc.collect()
+        device = sum(x.nbytes for x in jax.live_arrays())
+        memory.append((device, psutil.Process().memory_info().rss))
+    assert memory[-1][0] <= memory[4][0]
+    assert memory[-1][1] < memory[4][1] + 20e6
+
+
 def test_other_parameters_may_be_given():
     other = Transformer(CONFIG, seed=8)
     params = Sampler(other).params
@@ -143,6 +271,23 @@ def test_empty_and_too_long_prompts_are_refused():
         sample([[1] * 90])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"top_k": -1}, "top_k=-1"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"stop": ["x"]}, "need a tokenizer"),
+        ({"samples_per_prompt": 0}, "samples_per_prompt=0"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"max_new_tokens": [3, 4]}, r"shape \(2,\): give one number, 6"),
+    ],
+)
+def test_options_out_of_range_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        sample(**options)
+
+
 def test_no_prompts_and_no_eos_are_refused():
     with pytest.raises(ValueError, match="no prompts"):
         sample([])
@@ -156,6 +301,8 @@ SPREAD = """
 from dsmath_jax.models import Transformer, preset
 from dsmath_jax.models.sharding import make_mesh
 from dsmath_jax.rollout import Sampler
+from dsmath_jax.rollout.cache import move, resize
+from dsmath_jax.rollout.decode import decode, prefill
 
 model = Transformer(preset("tiny", vocab_size=29, num_layers=2, hidden_size=32, num_kv_heads=2))
 for questions, group, mesh in ((8, 3, {}), (3, 8, {}), (2, 4, {"data": 2}), (20, 3, {"tensor": 2})):

@@ -1,0 +1,91 @@
+"""Log-probabilities of given completions after prompts that they share."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dsmath_jax.losses import token_logprobs
+from dsmath_jax.models.chunked_attention import chunked_attention
+from dsmath_jax.rollout.cache import SHARDS, sharding, shards_of
+from dsmath_jax.rollout.call import Engine
+from dsmath_jax.rollout.slots import BLOCK, power_of_two
+
+
+def scores(
+    engine: Engine,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[Sequence[int]]],
+    shape: tuple[int, int],
+    temperature: float,
+) -> np.ndarray:
+    """[prompts, *shape] of up to shape[0] completions of shape[1] tokens of each: `Sampler.score`.
+    Questions are taken together up to `max_rows` completions."""
+    group, longest = shape
+    out = np.zeros((len(prompts), *shape), np.float32)
+    if not out.size:
+        return out
+    shards = shards_of(engine.mesh)
+    count = min(-(-len(prompts) // shards), max(1, engine.max_rows // (group * shards))) * shards
+    length = _bucket(longest)
+    width = _bucket(max(map(len, prompts)))
+    split = sharding(engine.mesh, SHARDS)
+    for first in range(0, len(prompts), count):
+        tokens = np.full((count, width), engine.pad_id, np.int32)
+        lengths = np.ones(count, np.int32)
+        given = np.full((count, group, length), engine.pad_id, np.int32)
+        given_lengths = np.zeros((count, group), np.int32)
+        for n, (p, of_prompt) in enumerate(
+            zip(prompts[first : first + count], completions[first : first + count], strict=True)
+        ):
+            tokens[n, : len(p)], lengths[n] = p, len(p)
+            for g, c in enumerate(of_prompt):
+                given[n, g, : len(c)], given_lengths[n, g] = c, len(c)
+        arrays = jax.device_put((tokens, lengths, given, given_lengths), split)
+        with contextlib.nullcontext() if engine.mesh is None else jax.set_mesh(engine.mesh):
+            some = _score(engine.graph, params, *arrays, jnp.float32(temperature))
+        out[first : first + count] = np.asarray(some)[: len(prompts) - first, :, :longest]
+    return out
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def _score(graph, params, prompts, lengths, completions, completion_lengths, temperature):
+    """[questions, group, length] float32 of prompts [questions, prompt_length] and completions
+    [questions, group, length], padded on the right."""
+    model = nnx.merge(graph, params)
+    questions, group, length = completions.shape
+    width = prompts.shape[1]
+
+    def of_group(x):
+        return jnp.repeat(x, group, axis=0)
+
+    last, k, v = model.prefill(prompts, lengths)
+    tokens = completions.reshape(-1, length)
+    segments = (jnp.arange(length) < completion_lengths.reshape(-1, 1)).astype(jnp.int32)
+    in_prompt = (jnp.arange(width) < lengths[:, None]).astype(jnp.int32)
+    all_segments = jnp.concatenate([of_group(in_prompt), segments], axis=1)
+
+    def attention(q, k, v, of_prompt):
+        keys, values = (
+            jnp.concatenate([of_group(x), y], axis=1)
+            for x, y in zip(of_prompt, (k, v), strict=True)
+        )
+        return chunked_attention(q, keys, values, segments, all_segments, first=width), None
+
+    positions = of_group(lengths)[:, None] + jnp.arange(length)
+    hidden, _ = model.read(tokens, positions, attention, [(k, v)], [model.stacked()])
+    hidden = jnp.concatenate([of_group(last)[:, None], hidden[:, :-1]], axis=1)
+    logp = token_logprobs(hidden, model.output_head(), tokens, temperature)
+    return (logp * segments).reshape(questions, group, length)
+
+
+def _bucket(longest: int) -> int:
+    return power_of_two(-(-longest // BLOCK)) * BLOCK
