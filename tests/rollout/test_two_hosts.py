@@ -1,0 +1,61 @@
+"""Two processes, each with devices of its own, give the samples and scores of one."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import cpu_devices
+
+SAMPLE = """
+import sys
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from dsmath_jax.models import Transformer, preset
+from dsmath_jax.models.sharding import MESH_AXES
+from dsmath_jax.rollout import Sampler
+
+if len(sys.argv) > 2:
+    jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
+model = Transformer(preset("tiny", vocab_size=29, num_layers=2, hidden_size=32, num_kv_heads=2))
+devices = np.array(jax.local_devices()).reshape(-1, 1, 1, 1)
+mesh = Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+sampler = Sampler(model, max_rows=8, interval=4, mesh=mesh)
+prompts = [[1, 2, 3 + n] for n in range(5)]
+seen = []
+options = dict(samples_per_prompt=3, max_new_tokens=[9, 8, 7, 40, 5], eos_ids=[5], seed=1)
+samples = sampler(prompts, on_sample=lambda q, g, ids: seen.append(3 * q + g), **options)
+scores = sampler.score(prompts, [[samples.ids(q, g) for g in range(3)] for q in range(5)])
+np.savez(sys.argv[1], scores=scores, seen=seen, **vars(samples))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_sample_and_score_like_one(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+
+    def start(name, *arguments):
+        command = [sys.executable, "-c", SAMPLE, str(tmp_path / name), *arguments]
+        environment = os.environ | cpu_devices(2)
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    for process in (start("one"), start("two0", address, "0"), start("two1", address, "1")):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-2000:]
+    one, *two = (np.load(tmp_path / f"{name}.npz") for name in ("one", "two0", "two1"))
+    assert sorted(one["seen"]) == list(range(15))
+    assert sorted(np.concatenate([x["seen"] for x in two])) == list(range(15))
+    for host in two:
+        assert 0 < len(host["seen"]) < 15
+        for name in ("tokens", "lengths", "stopped"):
+            np.testing.assert_array_equal(host[name], one[name])
+        for name in ("logprobs", "scores"):
+            np.testing.assert_allclose(host[name], one[name], atol=1e-5)
+    width = one["scores"].shape[2]
+    np.testing.assert_allclose(one["scores"], one["logprobs"][:, :, :width], atol=1e-4)
