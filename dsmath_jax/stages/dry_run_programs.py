@@ -209,7 +209,7 @@ def _sampling(
         dtype=config.dtype,
         kv_dtype=jnp.dtype(c.kv_dtype or config.dtype),
     )
-    kinds = {"params": "generation weights", "cache": "KV cache", "plan|hidden": "samples"}
+    kinds = {"params|layers": "generation weights", "cache": "KV cache", "plan|hidden": "samples"}
     prompts = -(-samples // (s.share * s.shards))  # of each shard, in turns
     compiled = yield Program(
         named("prefill"),

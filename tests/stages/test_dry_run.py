@@ -208,9 +208,9 @@ def test_all_of_rl_and_what_grpo_saves(tmp_path):
     sampling = ["reshard", "prefill", "decode", *evaluation]
     common = [*sampling, "log-probs", "update"]
     assert list(grpo) == common and set(ppo) == {*common, "values"}
-    # Each of two pairs of chips reads 4 prompts, 2 at a time, and twice fills its 16 slots for 4
-    # intervals of 16 tokens.
-    assert (grpo["prefill"]["runs"], grpo["decode"]["runs"]) == (2, 8)
+    # Each of two pairs of chips reads 4 prompts, 2 at a time, and twice fills its 16 slots for 8
+    # intervals of 8 tokens.
+    assert (grpo["prefill"]["runs"], grpo["decode"]["runs"]) == (2, 16)
     kinds = ("critic", "critic's optimizer")
     assert not any(kind in grpo["update"]["memory"] for kind in kinds)
     critic, moments = (ppo["update"]["memory"][kind] for kind in kinds)
@@ -223,8 +223,6 @@ def test_all_of_rl_and_what_grpo_saves(tmp_path):
     # Evaluation: 32 samples of 32 questions, each with a prompt of its own.
     cache = 2 * 2 * 4 * 32 * (16 * 64 + 32 + 16 * 64) * 2 / 2
     assert grpo["eval decode"]["memory"]["KV cache"] == pytest.approx(cache, rel=0.01)
-    # No copy of the cache is made.
-    assert grpo["decode"]["memory"]["temporary"] < cache / 2
     assert grpo["eval greedy decode"]["runs"] == 0
     weights = grpo["decode"]["memory"]["generation weights"]
     assert weights == pytest.approx(2 * records["grpo"]["parameters"] / 2, rel=0.05)
@@ -242,6 +240,9 @@ def test_the_paper_s_configs_fit_a_pod_and_send_nothing_unasked(name, tmp_path, 
     assert record["fits"] and record["devices"] == 64
     assert [u["text"] for p in record["programs"] for u in p["unasked"]] == []
     assert record["step_seconds"] > 0 and 0 < record["mfu"] <= 0.8
+    for p in record["programs"]:
+        if p["name"] == "decode":  # without a copy of the cache
+            assert p["memory"]["temporary"] < p["memory"]["KV cache"] / 8
 
 
 @pytest.fixture
