@@ -25,24 +25,22 @@ def run(config: ConfigDict) -> dict[str, Any]:
     _check(config)
     model_config = preset(config.model, **config.model_changes)
     settings = call_settings(config, model_config)
-    ours = module_command("dsmath_jax.benchmarks.sampler_generation")
-    our_settings = settings | {"config": config.to_dict()}
-    if not config.measure.batches:
-        request = {"questions": config.rl.questions, "rows": config.rl.max_rows}
-        with contextlib.ExitStack() as sides:
-            peers = {}
-            if config.measure.tunix:
-                side = TunixSide(config.measure.tunix, "tunix_generation.py", settings)
-                peers["tunix"] = sides.enter_context(side)
-            if config.measure.torch:
-                peers["transformers"] = sides.enter_context(TorchGeneration(settings))
-            side = sides.enter_context(Side("ours", ours, our_settings))
-            return compare(config, model_config, side, request, peers)
-    with Side("ours", ours, our_settings) as side:
+    command = module_command("dsmath_jax.benchmarks.sampler_generation")
+    with contextlib.ExitStack() as sides:
+        peers: dict[str, Side] = {}
+        if config.measure.tunix:
+            tunix = TunixSide(config.measure.tunix, "tunix_generation.py", settings)
+            peers["tunix"] = sides.enter_context(tunix)
+        if config.measure.torch:
+            peers["transformers"] = sides.enter_context(TorchGeneration(settings))
+        ours = sides.enter_context(Side("ours", command, settings | {"config": config.to_dict()}))
+        if not config.measure.batches:
+            request = {"questions": config.rl.questions, "rows": config.rl.max_rows}
+            return compare(config, model_config, ours, request, peers)
         numbers = {}
         for rows in config.measure.batches:
             request = {"questions": rows // config.rl.group, "rows": rows}
-            numbers[f"{rows} rows"] = compare(config, model_config, side, request, {})
+            numbers[f"{rows} rows"] = compare(config, model_config, ours, request, peers)
         return numbers
 
 

@@ -31,14 +31,14 @@ def run(config: ConfigDict) -> dict[str, Any]:
         folder = pathlib.Path(name)
         problems = list(generate(config.data.num_examples, seed=config.data.seed))
         tokenizer = _write_tokenizer(problems, folder, config.tokenizer_vocab)
-        _check_prompts(problems, tokenizer, config)
+        longest = longest_prompt(problems, tokenizer, config)
         _write_data(problems, folder / "problems.jsonl")
         ours, theirs = [], []
         for number in range(1, config.measure.rounds + 1):
             ours.append(our_round(config, folder, number))
             said = f"ours {ours[-1]['samples_per_s']:.3g} samples/s"
             if config.measure.tunix:
-                theirs.append(tunix_round(config, folder, tokenizer))
+                theirs.append(tunix_round(config, folder, tokenizer, longest))
                 said += f", tunix {theirs[-1]['samples_per_s']:.3g} samples/s"
             print(f"round {number} of {config.measure.rounds}: {said}", file=sys.stderr, flush=True)
     numbers: dict[str, Any] = {"samples_per_step": config.rl.questions * config.rl.group}
@@ -57,7 +57,7 @@ def our_round(config: ConfigDict, folder: pathlib.Path, number: int) -> dict[str
         c.tokenizer = str(folder / "tokenizer")
         c.data.path = str(folder / "problems.jsonl")
         c.steps = config.measure.left_out + config.measure.steps
-        c.checkpoint.every = c.steps
+        c.checkpoint.every, c.log.every = c.steps, 1
         del c.bench, c.measure
     settings = {"config": c.to_dict(), "workdir": str(folder / f"run_{number}")}
     with Side("ours", module_command("dsmath_jax.benchmarks.rl_training"), settings) as side:
@@ -71,7 +71,9 @@ def our_round(config: ConfigDict, folder: pathlib.Path, number: int) -> dict[str
     return numbers
 
 
-def tunix_round(config: ConfigDict, folder: pathlib.Path, tokenizer: Tokenizer) -> dict[str, Any]:
+def tunix_round(
+    config: ConfigDict, folder: pathlib.Path, tokenizer: Tokenizer, prompt_length: int
+) -> dict[str, Any]:
     """Numbers of one run of tunix's learner, with the same model, data, batch and loss."""
     settings = {
         "model": setup.open_model_config(config, tokenizer).to_hf(),
@@ -81,7 +83,7 @@ def tunix_round(config: ConfigDict, folder: pathlib.Path, tokenizer: Tokenizer) 
         "steps": config.measure.left_out + config.measure.steps,
         "questions": config.rl.questions,
         "group": config.rl.group,
-        "prompt_length": config.length - config.rl.max_new_tokens,
+        "prompt_length": prompt_length,
         "max_new_tokens": config.rl.max_new_tokens,
         "temperature": config.rl.temperature,
         "kl_coef": config.rl.kl_coef,
@@ -140,8 +142,12 @@ def _write_data(problems: list[Problem], path: pathlib.Path) -> None:
             file.write(json.dumps({"question": p.question, "answer": p.solution}) + "\n")
 
 
-def _check_prompts(problems: list[Problem], tokenizer: Tokenizer, config: ConfigDict) -> None:
-    """Both sides must train on all questions: tunix does not leave out one that is too long."""
+def longest_prompt(problems: list[Problem], tokenizer: Tokenizer, config: ConfigDict) -> int:
+    """Its tokens: tunix pads all prompts to it.
+
+    Raises:
+      InputError: it does not fit. Ours would leave such questions out, and tunix would not.
+    """
     room = config.length - config.rl.max_new_tokens
     prompts = (encode_prompt(tokenizer, p.question, config.data.prompt) for p in problems)
     if (longest := max(map(len, prompts))) > room:
@@ -149,6 +155,7 @@ def _check_prompts(problems: list[Problem], tokenizer: Tokenizer, config: Config
             f"the longest question has {longest} tokens, but config.length={config.length} leaves "
             f"{room} beside config.rl.max_new_tokens={config.rl.max_new_tokens}: raise it"
         )
+    return longest
 
 
 def _check(config: ConfigDict) -> None:

@@ -32,9 +32,7 @@ def start(settings: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]
         lambda: init_params(model_config, config.seed, config.dtype),
         out_shardings=param_shardings(model_config, mesh),
     )()
-    model = Transformer(
-        model_config, params=params, dtype=config.dtype, attention=config.attention
-    )
+    model = Transformer(model_config, params=params, dtype=config.dtype, attention=config.attention)
     device = mesh.devices.flat[0]
     chip = chip_of(device)
     samplers: dict[int, Sampler] = {}

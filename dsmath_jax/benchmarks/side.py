@@ -1,7 +1,8 @@
-"""A side of a comparison: a process of its own that measures when asked, and waits while others do."""
+"""A side of a comparison: a process that measures when it is asked, and waits while others do."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,20 +10,23 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from dsmath_jax.data.errors import InputError
 
 
 class Side:
-    """A process that reads JSON lines, first its settings and then requests, and answers each
-    request with a line.
+    """A process that reads JSON lines, first its settings and then requests, and answers each of
+    them with a line: the settings when it is ready for requests.
 
     Args:
       name: of the side, for messages.
       command: what to run.
       settings: its first line.
       environment: of the process; by default this one's.
+
+    Raises:
+      InputError: the process has ended; what it wrote to stderr says why. So do requests.
     """
 
     def __init__(
@@ -36,16 +40,13 @@ class Side:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
-        self._send(settings)
+        self.ask(settings)
 
     def ask(self, request: Any) -> Any:
-        """The answer to a request, which the side measures now.
-
-        Raises:
-          InputError: the process has ended; what it wrote to stderr says why.
-        """
-        self._send(request)
-        assert self.process.stdout
+        """The answer to a request, which the side measures now."""
+        assert self.process.stdin and self.process.stdout
+        with contextlib.suppress(BrokenPipeError):  # it has ended: then there is no answer
+            print(json.dumps(request), file=self.process.stdin, flush=True)
         if not (answer := self.process.stdout.readline()):
             status = self.process.wait()
             raise InputError(f"the process of {self.name} ended with {status}: see above")
@@ -59,24 +60,15 @@ class Side:
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 / 1e9
 
-    def _send(self, message: Any) -> None:
-        assert self.process.stdin
-        try:
-            print(json.dumps(message), file=self.process.stdin, flush=True)
-        except BrokenPipeError:  # it has ended: `ask` says so
-            pass
-
-    def __enter__(self) -> Side:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is not None:
             self.process.kill()
         assert self.process.stdin and self.process.stdout
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass
         self.process.wait()
         self.process.stdout.close()
 
@@ -87,11 +79,12 @@ def module_command(name: str) -> list[str]:
 
 
 def serve(start: Callable[[Any], Callable[[Any], Any]]) -> None:
-    """The other end: `start(settings)` gives what answers the requests. What libraries print goes
-    to stderr."""
+    """The other end: `start(settings)` gives what answers requests. What libraries print goes to
+    stderr."""
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         answer = start(json.loads(sys.stdin.readline()))
+        print('"ready"', file=answers, flush=True)
         for line in sys.stdin:
             print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
 

@@ -1,8 +1,8 @@
 """The same generation by tunix's Sampler. A script for the Python of an environment that holds
 google-tunix: it imports nothing of this project.
 
-Reads a line of settings, then a line {"seed"} for each call, and answers with {"seconds",
-"tokens"}.
+Reads a line of settings, says that it is ready, and answers each line {"seed"} with a call's
+{"seconds", "tokens"}.
 """
 
 import json
@@ -60,6 +60,7 @@ def main():
     os.dup2(2, 1)  # what libraries print
     settings = json.loads(sys.stdin.readline())
     sampler = make_sampler(settings)
+    print('"ready"', file=answers, flush=True)
     # It puts the 1 before each text itself.
     texts = [" ".join(map(str, ids[1:])) for ids in settings["prompts"]]
     texts = [text for text in texts for _ in range(settings["group"])]

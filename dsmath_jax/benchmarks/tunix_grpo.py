@@ -1,10 +1,12 @@
 """The same GRPO steps by tunix's learner. A script for the Python of an environment that holds
 google-tunix: it imports nothing of this project.
 
-Reads a line of settings, then a line that says to begin, trains, and answers with what each step
-took and brought: {"seconds": [...], "completion_length": [...], "reward": [...]}.
+Reads a line of settings, says that it is ready, and when a line says to begin, trains and answers
+with what each step took and brought: {"seconds": [...], "completion_length": [...], "reward":
+[...]}.
 """
 
+import itertools
 import json
 import os
 import re
@@ -151,15 +153,17 @@ def main():
             ("completions/mean_length", "completion_length"),
             ("rewards/score/mean", "reward"),
         ):
-            values, _ = buffer.metrics[name]
-            seen[key].append(float(sum(values) / len(values)))
+            if name in buffer.metrics:  # the last ones are of what comes after the steps
+                values, _ = buffer.metrics[name]
+                seen[key].append(float(sum(values) / len(values)))
 
     cluster.with_external_metrics_logger(keep)
+    print('"ready"', file=answers, flush=True)
     sys.stdin.readline()
     questions = Questions(settings)
     learner.train(questions)
     times = questions.asked
-    seconds = [b - a for a, b in zip(times, times[1:], strict=False)]
+    seconds = [b - a for a, b in itertools.pairwise(times)]
     print(json.dumps({"seconds": seconds} | seen), file=answers, flush=True)
     sys.stdin.readline()  # until nothing more is wanted of the process
 
