@@ -19,8 +19,6 @@ from dsmath_jax.data.word_problems import Problem, generate
 from dsmath_jax.stages import setup
 from dsmath_jax.stages.command import check_stage
 
-PHASES = ("data", "sync", "generate", "reward", "logprob", "train")
-
 
 def run(config: ConfigDict) -> dict[str, Any]:
     """Numbers of `config.measure.rounds` rounds: in each, a run of ours of `config.measure.steps`
@@ -101,7 +99,9 @@ def tunix_round(
 def phase_shares(rows: list[dict[str, float]]) -> dict[str, float]:
     """Share of the steps' seconds that each phase takes; "other" is what none of them does."""
     total = sum(row["time/step"] for row in rows)
-    shares = {p: sum(row.get(f"time/{p}", 0.0) for row in rows) / total for p in PHASES}
+    names = dict.fromkeys(k for row in rows for k in row if k.startswith("time/"))
+    del names["time/step"]
+    shares = {k.removeprefix("time/"): sum(r.get(k, 0.0) for r in rows) / total for k in names}
     return shares | {"other": 1 - sum(shares.values())}
 
 

@@ -40,7 +40,7 @@ def start(settings: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         rows = request["rows"]
         if rows not in samplers:
-            samplers[rows] = Sampler(model, max_rows=rows, mesh=mesh)
+            samplers[rows] = Sampler(model, None, max_rows=rows, mesh=mesh)
         before = time.perf_counter()
         samples = samplers[rows](
             settings["prompts"][: request["questions"]],
