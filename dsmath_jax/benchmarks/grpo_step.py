@@ -100,7 +100,8 @@ def phase_shares(rows: list[dict[str, float]]) -> dict[str, float]:
     """Share of the steps' seconds that each phase takes; "other" is what none of them does."""
     total = sum(row["time/step"] for row in rows)
     names = dict.fromkeys(k for row in rows for k in row if k.startswith("time/"))
-    del names["time/step"]
+    for whole in ("time/step", "time/run"):  # the latter: since the run began
+        names.pop(whole, None)
     shares = {k.removeprefix("time/"): sum(r.get(k, 0.0) for r in rows) / total for k in names}
     return shares | {"other": 1 - sum(shares.values())}
 
