@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from dsmath_jax.benchmarks.side import Side, module_command, serve
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.models.config import ModelConfig
 
 
-class TorchStep:
+class TorchStep(Side):
     """A process that makes LlamaForCausalLM (float32, random) with a fused AdamW and waits; it has
     as many threads as this process may use cores.
 
@@ -25,45 +24,41 @@ class TorchStep:
     """
 
     def __init__(self, config: ConfigDict, model_config: ModelConfig):
-        for package in ("torch", "transformers"):
-            if importlib.util.find_spec(package) is None:
-                raise InputError(
-                    f"config.measure.torch=True needs {package}: pip install -e '.[parity]'"
-                )
+        check_torch()
         settings = {
             "model": model_config.to_hf(),
             "shape": [config.batch_size, config.length],
             "optimizer": config.optimizer.to_dict(),
-            "threads": len(os.sched_getaffinity(0)),
+            "threads": threads(),
         }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__("torch", module_command(__name__), settings)
         self.steps(1)
 
     def steps(self, count: int) -> float:
         """Seconds a step over `count` of them in a row."""
-        assert self.process.stdin and self.process.stdout
-        print(count, file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise InputError(f"torch's process ended with {self.process.wait()}: see above")
-        return float(answer)
-
-    def __enter__(self) -> TorchStep:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        return self.ask(count)
 
 
-def serve(settings: dict[str, Any]) -> None:
-    """Reads numbers of steps, a line each, and answers with seconds a step."""
+def check_torch() -> None:
+    """Refuses to go on without them.
+
+    Raises:
+      InputError: torch or transformers is not installed.
+    """
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"config.measure.torch=True needs {package}: pip install -e '.[parity]'"
+            )
+
+
+def threads() -> int:
+    """As many as this process may use cores."""
+    return len(os.sched_getaffinity(0))
+
+
+def start(settings: dict[str, Any]) -> Callable[[int], float]:
+    """Answers a number of steps with seconds a step."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -81,16 +76,19 @@ def serve(settings: dict[str, Any]) -> None:
         fused=True,
     )
     tokens = torch.randint(2, config.vocab_size, tuple(settings["shape"]))
-    for line in sys.stdin:
+
+    def steps(count: int) -> float:
         start = time.perf_counter()
-        for _ in range(int(line)):
+        for _ in range(count):
             loss = model(tokens, labels=tokens).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             loss.item()
-        print((time.perf_counter() - start) / int(line), flush=True)
+        return (time.perf_counter() - start) / count
+
+    return steps
 
 
 if __name__ == "__main__":
-    serve(json.loads(sys.argv[1]))
+    serve(start)
