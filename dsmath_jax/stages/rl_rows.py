@@ -34,10 +34,10 @@ class Shapes:
     split: int = 1
 
     def lengths(self, longest: int) -> list[int]:
-        """Those in which a sample of `longest` tokens fits: `length`, then from long to short."""
+        """Those in which a sample of `longest` tokens fits: from `length` up, then the shorter ones."""
         unit = self.split * (LANES if self.length >= 8 * LANES else 8)
-        first, *others = (math.ceil(self.length * n / 8 / unit) * unit for n in (8, *range(1, 17)))
-        return [n for n in (first, *sorted({*others} - {first}, reverse=True)) if n >= longest]
+        grid = {math.ceil(self.length * n / 8 / unit) * unit for n in range(1, 17)}
+        return sorted((n for n in grid if n >= longest), key=lambda n: (n < self.length, n))
 
     def count(self, needed: int, samples: int) -> int:
         """The least number of rows from `needed` up; `samples` need no more than one each."""
