@@ -34,7 +34,7 @@ class Shapes:
     split: int = 1
 
     def lengths(self, longest: int) -> list[int]:
-        """Those in which a sample of `longest` tokens fits: from `length` up, then the shorter ones."""
+        """Those in which a sample of `longest` tokens fits: from `length` up, then shorter ones."""
         unit = self.split * (LANES if self.length >= 8 * LANES else 8)
         grid = {math.ceil(self.length * n / 8 / unit) * unit for n in range(1, 17)}
         return sorted((n for n in grid if n >= longest), key=lambda n: (n < self.length, n))
