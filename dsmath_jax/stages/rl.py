@@ -21,7 +21,7 @@ from dsmath_jax.data.tokenizers import Tokenizer
 from dsmath_jax.losses import group_advantages
 from dsmath_jax.models.flops import generation_flops, rl_flops
 from dsmath_jax.models.value_model import value_params
-from dsmath_jax.rollout import Sampler, Samples
+from dsmath_jax.rollout import Sampler
 from dsmath_jax.rollout.local import local_arrays
 from dsmath_jax.stages import setup
 from dsmath_jax.stages.rl_exploration import (
@@ -35,10 +35,10 @@ from dsmath_jax.stages.rl_exploration import (
     to_ahead,
 )
 from dsmath_jax.stages.rl_programs import make_programs
-from dsmath_jax.stages.rl_rewards import Grader, checker_errors, rewards_of
+from dsmath_jax.stages.rl_rewards import checker_errors
 from dsmath_jax.stages.rl_rows import pack, row_shapes
 from dsmath_jax.training.checkpoints import Checkpoints
-from dsmath_jax.training.loop import Result, proportion, run
+from dsmath_jax.training.loop import Phases, Result, proportion, run
 from dsmath_jax.training.metrics import reported_disk_errors
 from dsmath_jax.training.optimizer import make_schedule
 from dsmath_jax.training.state import abstract_state, init_state, policy_of
@@ -106,16 +106,16 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             weights = jax.block_until_ready(generation_weights(state))
         groups = from_ahead(state.ahead, batch) if rl.ahead else None
         if groups is None:
-            groups = explorer.now(weights, batch, step, phases)
+            groups = explorer.begin(weights, step - 1, batch, step)(phases)
         for _ in range(rl.dynamic_sampling):
             if (~groups.all_equal).sum() >= rl.questions:
                 break
-            more = explorer.now(weights, next(questions), step, phases, before=groups.questions)
-            groups = joined([groups, more])
+            more = explorer.begin(weights, step - 1, next(questions), step, groups.questions)
+            groups = joined([groups, more(phases)])
         trained = groups.best(rl.questions)
         begun = None
         if rl.ahead and step < config.steps:
-            begun = explorer.ahead(weights, questions.peek(), step + 1)
+            begun = explorer.begin(weights, step - 1, questions.peek(), step + 1)
         del weights
         with phases("reward"):
             advantages = group_advantages(
@@ -131,10 +131,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             )
             rows = setup.put_batch(rows, mesh)
             if step % config.log.samples_every == 0:
-                name = f"step_{step:06d}"
-                _write_samples(
-                    workdir, name, groups.questions, groups.samples, groups.rewards, tokenizer
-                )
+                _write_samples(workdir, f"step_{step:06d}", groups, tokenizer)
         with phases("logprob"):
             if with_reference:
                 rows["ref_logp"] = programs.logprobs(state.reference, rows)
@@ -178,19 +175,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         for name, temperature in (("sampled", rl.temperature), ("greedy", 0.0)):
             if not heldout or (name == "greedy" and not rl.greedy_eval):
                 continue
-            grader = Grader(tokenizer, [q["answer"] for q in heldout], 1)
-            samples = sampler(
-                [q["ids"] for q in heldout],
-                max_new_tokens=rl.max_new_tokens,
-                temperature=temperature,
-                seed=config.seed + 1,
-                params=weights,
-                on_sample=grader,
-            )
-            rewards = rewards_of(grader.verdicts())
-            results |= proportion(int(rewards.sum()), len(heldout), f"eval/accuracy_{name}")
-            named = f"eval_{step:06d}_{name}"
-            _write_samples(workdir, named, heldout, samples, rewards, tokenizer)
+            groups = explorer.heldout(weights, heldout, temperature, Phases())
+            right = int(groups.rewards.sum())
+            results |= proportion(right, len(heldout), f"eval/accuracy_{name}")
+            _write_samples(workdir, f"eval_{step:06d}_{name}", groups, tokenizer)
         return results
 
     # ---- Train ----------------------------------------------------------------------------------
@@ -232,26 +220,20 @@ def _measures(groups: Groups) -> dict[str, float]:
 
 
 def _write_samples(
-    workdir: pathlib.Path,
-    name: str,
-    questions: list[dict[str, Any]],
-    samples: Samples,
-    rewards: np.ndarray,
-    tokenizer: Tokenizer,
-    limit: int = 64,
+    workdir: pathlib.Path, name: str, groups: Groups, tokenizer: Tokenizer, limit: int = 64
 ) -> None:
     """The first `limit` samples, as samples/NAME.jsonl."""
     if jax.process_index() != 0:
         return
     path = workdir / "samples" / f"{name}.jsonl"
     lines = []
-    for q, g in list(np.ndindex(rewards.shape))[:limit]:
+    for q, g in list(np.ndindex(groups.verdicts.shape))[:limit]:
         record = {
-            "question": questions[q]["question"],
-            "answer": questions[q]["answer"],
-            "completion": tokenizer.decode(samples.ids(q, g)),
-            "reward": float(rewards[q, g]),
-            "ended": samples.reason(q, g),
+            "question": groups.questions[q]["question"],
+            "answer": groups.questions[q]["answer"],
+            "completion": tokenizer.decode(groups.samples.ids(q, g)),
+            "reward": float(groups.rewards[q, g]),
+            "ended": groups.samples.reason(q, g),
         }
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     with reported_disk_errors(f"samples/{name}.jsonl"):

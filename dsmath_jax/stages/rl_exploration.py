@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.tokenizers import Tokenizer
 from dsmath_jax.rollout import Sampler, Samples
-from dsmath_jax.rollout.sampler import Share, gather
+from dsmath_jax.rollout.sampler import gather
 from dsmath_jax.stages.rl_rewards import Grader, rewards_of
 from dsmath_jax.training.loop import Phases
 
@@ -65,7 +65,8 @@ def joined(parts: Sequence[Groups]) -> Groups:
 
 
 class Explorer:
-    """Answers and grades batches of questions with given weights.
+    """Answers and grades batches of questions with given weights, in a thread that speaks to no
+    other host, so that updates may run beside it.
 
     Args:
       num_examples: of the data, to tell apart draws for a question that comes twice in a step.
@@ -78,59 +79,55 @@ class Explorer:
         self.sampler, self.tokenizer, self.num_examples = sampler, tokenizer, num_examples
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="generation")
 
-    def now(
+    def begin(
         self,
         weights: Any,
+        weights_step: int,
         batch: list[Question],
         step: int,
-        phases: Phases,
         before: Sequence[Question] = (),
-    ) -> Groups:
-        """Groups of a batch. Each sample is graded while others are generated; "reward" is what
-        remains to be waited for after the last.
+    ) -> Callable[[Phases], Groups]:
+        """Begins with a batch; gives a function that waits for its groups, which all hosts call in
+        the same order. Its phase "reward" is what grading takes after the last sample has ended.
 
         Args:
-          step: the one it is for; its weights are those before it.
-          before: the questions of this step that have been answered already.
+          weights_step: the step after which the weights were taken.
+          step: the one that the batch is for.
+          before: the questions of this step that were answered before.
         """
-        with phases("generate"):
-            part = self._share(weights, batch, step, before)
-        return self._of_all_hosts(part, batch, step - 1, phases)
+        draws = draw_ids([*before, *batch], self.num_examples)[len(before) :]
+        options = {"seed": self.seed, "step": step, "example_ids": draws}
+        group, temperature = self.rl.group, self.rl.temperature
+        return self._begin(weights, weights_step, batch, group, temperature, options)
 
-    def ahead(self, weights: Any, batch: list[Question], step: int) -> Callable[[Phases], Groups]:
-        """Begins beside other work with the batch of a later step, with today's weights (those of
-        two steps before it); gives a function that waits for it."""
-        running: Future = self.thread.submit(self._share, weights, batch, step, ())
+    def heldout(
+        self, weights: Any, questions: list[Question], temperature: float, phases: Phases
+    ) -> Groups:
+        """One sample of each question, the same draws at every step."""
+        options = {"seed": self.seed + 1}
+        return self._begin(weights, 0, questions, 1, temperature, options)(phases)
+
+    def _begin(self, weights, weights_step, batch, group, temperature, options):
+        grader = Grader(self.tokenizer, [q["answer"] for q in batch], group)
+        running = self.thread.submit(
+            self.sampler.share,
+            [q["ids"] for q in batch],
+            samples_per_prompt=group,
+            max_new_tokens=self.rl.max_new_tokens,
+            temperature=temperature,
+            params=weights,
+            on_sample=grader,
+            **options,
+        )
 
         def wait(phases: Phases) -> Groups:
             with phases("generate"):
-                part = running.result()
-            return self._of_all_hosts(part, batch, step - 2, phases)
+                samples = gather(running.result())
+            with phases("reward"):
+                verdicts = grader.verdicts()
+            return Groups(batch, samples, verdicts, np.full(len(batch), weights_step))
 
         return wait
-
-    def _share(self, weights, batch, step, before) -> tuple[Share, Grader]:
-        grader = Grader(self.tokenizer, [q["answer"] for q in batch], self.rl.group)
-        share = self.sampler.share(
-            [q["ids"] for q in batch],
-            samples_per_prompt=self.rl.group,
-            max_new_tokens=self.rl.max_new_tokens,
-            temperature=self.rl.temperature,
-            seed=self.seed,
-            step=step,
-            example_ids=draw_ids([*before, *batch], self.num_examples)[len(before) :],
-            params=weights,
-            on_sample=grader,
-        )
-        return share, grader
-
-    def _of_all_hosts(self, part: tuple[Share, Grader], batch, weights_step, phases) -> Groups:
-        share, grader = part
-        with phases("generate"):
-            samples = gather(share)
-        with phases("reward"):
-            verdicts = grader.verdicts()
-        return Groups(batch, samples, verdicts, np.full(len(batch), weights_step))
 
 
 def draw_ids(questions: Sequence[Question], num_examples: int) -> list[int]:
