@@ -9,13 +9,14 @@ from dsmath_jax.losses.aggregation import sum_and_count
 from dsmath_jax.losses.kl import kl_estimate
 from dsmath_jax.losses.logprobs import token_logprobs
 from dsmath_jax.losses.next_token import next_token_loss
-from dsmath_jax.losses.policy import grpo_loss, policy_gradient_loss
+from dsmath_jax.losses.policy import grpo_loss, importance_weights, policy_gradient_loss
 from dsmath_jax.losses.ppo import gae, ppo_loss, value_loss
 
 __all__ = [
     "gae",
     "group_advantages",
     "grpo_loss",
+    "importance_weights",
     "kl_estimate",
     "next_token_loss",
     "policy_gradient_loss",

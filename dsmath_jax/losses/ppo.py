@@ -16,6 +16,7 @@ def gae(
     *,
     discount: float = 1.0,
     decay: float = 0.95,
+    segment_ids: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Generalized advantage estimation (Schulman et al. 2016, eq. 16).
 
@@ -29,6 +30,8 @@ def gae(
       mask: [batch, length], 1 on completion tokens (the end-of-sequence token included).
       discount: gamma; 1 suits a reward at the end.
       decay: lambda.
+      segment_ids: [batch, length], for rows into which several samples are packed: nothing passes
+        from one segment to another. By default a row is one sample.
 
     Returns:
       (advantages, returns = advantages + values), [batch, length] float32, 0 beyond the mask. No
@@ -36,15 +39,19 @@ def gae(
     """
     rewards, values = (jax.lax.stop_gradient(x.astype(jnp.float32)) for x in (rewards, values))
 
+    if segment_ids is None:
+        segment_ids = jnp.ones(mask.shape, jnp.int32)
+    same = segment_ids == jnp.pad(segment_ids[:, 1:], ((0, 0), (0, 1)))
+
     def step(carry, inputs):
-        next_value, next_advantage = carry
-        reward, value, on = inputs
+        reward, value, on, same = inputs
+        next_value, next_advantage = (jnp.where(same, x, 0.0) for x in carry)
         advantage = reward + discount * next_value - value + discount * decay * next_advantage
         carry = (jnp.where(on, value, next_value), jnp.where(on, advantage, next_advantage))
         return carry, jnp.where(on, advantage, 0.0)
 
     zeros = jnp.zeros(rewards.shape[0], jnp.float32)
-    inputs = (rewards.T, values.T, mask.T > 0)
+    inputs = (rewards.T, values.T, mask.T > 0, same.T)
     _, advantages = jax.lax.scan(step, (zeros, zeros), inputs, reverse=True)
     advantages = advantages.T
     return advantages, jnp.where(mask > 0, advantages + values, 0.0)
@@ -59,6 +66,8 @@ def ppo_loss(
     clip_low: float = 0.2,
     clip_high: float | None = None,
     aggregation: str = "sequence_mean",
+    weights: jax.Array | None = None,
+    lengths: jax.Array | None = None,
 ):
     """The policy's clipped loss: DeepSeekMath eq. 1.
 
@@ -70,6 +79,7 @@ def ppo_loss(
       clip_low, clip_high: the ratio stays in [1 - clip_low, 1 + clip_high]; clip_high defaults to
         clip_low.
       aggregation: "sequence_mean" is the paper's 1/|o|; "token_mean" weighs tokens alike.
+      weights, lengths: [batch, length], as in `grpo_loss`.
 
     Returns:
       (loss, metrics): a scalar to minimise; a dict of (sum, count) pairs: loss, clip_fraction,
@@ -84,7 +94,9 @@ def ppo_loss(
             f"{logp.shape}, {old_logp.shape}, {advantages.shape}, {mask.shape}"
         )
     surrogate, measures = clipped_surrogate(logp, old_logp, advantages, mask, clip_low, clip_high)
-    loss = sum_and_count(-surrogate, mask, aggregation)
+    if weights is not None:
+        surrogate *= jax.lax.stop_gradient(jnp.where(mask > 0, weights, 0.0))
+    loss = sum_and_count(-surrogate, mask, aggregation, lengths)
     return mean(loss), {"loss": loss} | measures
 
 
@@ -96,6 +108,7 @@ def value_loss(
     *,
     clip: float = 0.2,
     aggregation: str = "sequence_mean",
+    lengths: jax.Array | None = None,
 ):
     """The critic's loss: half the squared error, the larger of the new value's and of that held
     within `clip` of the old one (Schulman's implementation; the paper does not say).
@@ -105,7 +118,7 @@ def value_loss(
       returns: [batch, length] float32, of `gae`.
       mask: [batch, length], 1 on completion tokens.
       clip: how far a value may move in one update; infinity does not clip.
-      aggregation: as in `ppo_loss`.
+      aggregation, lengths: as in `ppo_loss`.
 
     Returns:
       (loss, metrics): a scalar to minimise; a dict of (sum, count) pairs: loss, value_error (mean
@@ -114,6 +127,6 @@ def value_loss(
     old_values, returns = jax.lax.stop_gradient((old_values, returns))
     near = old_values + jnp.clip(values - old_values, -clip, clip)
     squares = 0.5 * jnp.maximum((values - returns) ** 2, (near - returns) ** 2)
-    loss = sum_and_count(squares, mask, aggregation)
+    loss = sum_and_count(squares, mask, aggregation, lengths)
     error = jax.lax.stop_gradient(jnp.abs(values - returns))
     return mean(loss), {"loss": loss, "value_error": sum_and_count(error, mask, "token_mean")}

@@ -40,12 +40,14 @@ def rl_flops(
     *,
     updates: int = 1,
     critic: bool = False,
+    forwards: int = 1,
 ) -> dict[str, float]:
     """Of one step of GRPO or PPO, by phase, and their sum as "step".
 
-    generate: each prompt read once for its group, each completion's token once, with logits.
-    logprob: the reference's forward pass over all samples, with logits of completions alone.
-    train: forward and backward of the same, `updates` times; a critic's (which has no logits), too.
+    generate: see `generation_flops`.
+    logprob: `forwards` forward passes over all samples (the reference's; the policy's, where old
+      log-probabilities are computed again), with logits of completions alone.
+    update: forward and backward of the same, `updates` times; a critic's (without logits), too.
     value: the critic's forward pass, if there is one.
 
     Args:
@@ -53,21 +55,25 @@ def rl_flops(
       completions: [questions, group] tokens of each.
     """
     whole = np.asarray(prompts)[:, None] + completions
-    written = float(np.sum(completions))
-    read_once = float(np.sum(prompts)) + written
-    groups = completions.shape[1] * causal_pairs(prompts)
     pairs = causal_pairs(whole)
-    policy = forward_flops(config, float(whole.sum()), pairs, written)
+    policy = forward_flops(config, float(whole.sum()), pairs, float(np.sum(completions)))
     value = forward_flops(config, float(whole.sum()), pairs, 0.0) if critic else 0.0
     phases = {
-        "generate": forward_flops(
-            config, read_once, pairs - groups + causal_pairs(prompts), written
-        ),
-        "logprob": policy,
-        "train": 3 * updates * (policy + value),
+        "generate": generation_flops(config, prompts, completions),
+        "logprob": forwards * policy,
+        "update": 3 * updates * (policy + value),
     }
     phases |= {"value": value} if critic else {}
     return phases | {"step": sum(phases.values())}
+
+
+def generation_flops(config: ModelConfig, prompts: np.ndarray, completions: np.ndarray) -> float:
+    """Each prompt read once for its group, each completion's token once, with logits; arguments as
+    in `rl_flops`."""
+    written = float(np.sum(completions))
+    repeated = (completions.shape[1] - 1) * causal_pairs(prompts)
+    pairs = causal_pairs(np.asarray(prompts)[:, None] + completions) - repeated
+    return forward_flops(config, float(np.sum(prompts)) + written, pairs, written)
 
 
 def causal_pairs(lengths: np.ndarray | list[int]) -> float:

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.losses.aggregation import AGGREGATIONS
 from dsmath_jax.stages import hosts
-from dsmath_jax.stages.defaults import ALGORITHMS, STAGES
+from dsmath_jax.stages.defaults import ALGORITHMS, OLD_LOGPROBS, STAGES
 from dsmath_jax.training import profile, xla_flags
 from dsmath_jax.training.errors import TrainingError
 
@@ -209,16 +209,45 @@ def check_numbers(config: ConfigDict) -> None:
             raise InputError("config.spikes.skip=True: not for RL, whose loss is around 0")
         at_least_one += ["rl.questions", "rl.group", "rl.max_new_tokens", "rl.max_rows"]
         at_least_one += ["rl.updates_per_step"]
-        for name, known in (("aggregation", AGGREGATIONS), ("algorithm", ALGORITHMS)):
-            if config.rl[name] not in known:
-                raise InputError(
-                    f"config.rl.{name}={config.rl[name]!r}: choose one of {', '.join(known)}"
-                )
-        if config.rl.temperature <= 0:
-            raise InputError(f"config.rl.temperature={config.rl.temperature}: must be above 0")
+        _check_rl(config.rl)
     for name in at_least_one:
         if fields[name] < 1:
             raise InputError(f"config.{name}={fields[name]}: must be at least 1")
+
+
+def _check_rl(rl: ConfigDict) -> None:
+    choices = {
+        "aggregation": AGGREGATIONS,
+        "algorithm": ALGORITHMS,
+        "old_logprobs": OLD_LOGPROBS,
+    }
+    for name, known in choices.items():
+        if rl[name] not in known:
+            raise InputError(f"config.rl.{name}={rl[name]!r}: choose one of {', '.join(known)}")
+    if rl.temperature <= 0:
+        raise InputError(f"config.rl.temperature={rl.temperature}: must be above 0")
+    for name in ("kl_coef", "importance_cap", "dynamic_sampling"):
+        if rl[name] < 0:
+            raise InputError(f"config.rl.{name}={rl[name]}: must be 0 or more")
+    if rl.importance_cap and rl.old_logprobs != "recompute":
+        raise InputError(
+            f"config.rl.importance_cap={rl.importance_cap} weighs the trainer's log-probabilities "
+            "against the sampler's: set config.rl.old_logprobs=recompute"
+        )
+    if rl.algorithm == "grpo" and rl.group == 1:
+        raise InputError(
+            "config.rl.group=1: GRPO compares the samples of a question, and one alone always has "
+            "the advantage 0; take at least 2, or config.rl.algorithm=ppo"
+        )
+    if rl.algorithm == "ppo" and rl.dynamic_sampling:
+        raise InputError(
+            f"config.rl.dynamic_sampling={rl.dynamic_sampling}: PPO compares no samples of a group"
+        )
+    if rl.ahead and rl.tensor > 1:
+        raise InputError(
+            f"config.rl.ahead needs config.rl.tensor=1, not {rl.tensor}: devices that add up their "
+            "parts of a token while others update could wait for each other for ever"
+        )
 
 
 def run_stages(config: ConfigDict, workdir: pathlib.Path) -> bool:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 STAGES = ("pretrain", "sft", "rl")
 ALGORITHMS = ("grpo", "ppo")  # of config.rl.algorithm
+OLD_LOGPROBS = ("rollout", "recompute")  # of config.rl.old_logprobs
 
 
 def get_defaults(stage: str) -> ConfigDict:
@@ -91,13 +92,19 @@ def get_defaults(stage: str) -> ConfigDict:
         c.rl.group = 16  # samples a question (the paper: 64)
         c.rl.max_new_tokens = 64  # of a sample (the paper: 1024)
         c.rl.temperature = 1.0
-        c.rl.kl_coef = 0.04
+        c.rl.kl_coef = 0.04  # 0: there is no reference at all
         c.rl.clip_low = 0.2
         c.rl.clip_high = 0.2
         c.rl.advantage_ddof = 0
         c.rl.advantage_eps = 1e-6
         c.rl.aggregation = "sequence_mean"
         c.rl.updates_per_step = 1  # mu of Algorithm 1
+        c.rl.old_logprobs = "rollout"  # the sampler's; "recompute": by the trainer's own forward
+        c.rl.importance_cap = (
+            0.0  # of each token's pi_old / pi_rollout ("recompute"); 0: unweighted
+        )
+        c.rl.dynamic_sampling = 0  # more batches at most, for groups with unequal rewards (DAPO)
+        c.rl.ahead = False  # generate for the next step during the update, by weights before it
         c.rl.max_rows = 512  # samples decoded together
         c.rl.kv_dtype = ""  # of keys and values when generating, by default the model's; or "int8"
         c.rl.tensor = 1  # devices of a host that share one copy of the weights to generate

@@ -78,7 +78,7 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
     model = setup.open_model(config, model_config)
     programs = make_programs(config, model, optimizer, mesh)
     state = abstract_state(
-        model_config, optimizer, mesh, with_reference=True, with_critic=with_critic
+        model_config, optimizer, mesh, with_reference=c.kl_coef != 0, with_critic=with_critic
     )
     policy = policy_of(state.params)
     kept = {"params": policy, "opt_state": state.opt_state, "reference": state.reference}
@@ -98,26 +98,26 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
     # ---- Training -------------------------------------------------------------------------------
     rows = _rl_rows(config, mesh)
     flops = _flops(config, model_config, c.questions, c.group)
-    sampled = {k: v for k, v in rows.items() if k in SAMPLED}
-    yield Program(
-        "log-probs",
-        programs.logprobs,
-        (state.reference, sampled),
-        mesh,
-        Design(weight_gathers=config.micro_batches),
-        model_flops=flops["logprob"],
-        kinds={"params": "reference"},
-        beside=_without(kept, "reference"),
-    )
+    sampled = {k: v for k, v in rows.items() if k not in ESTIMATED + COMPUTED}
+    known = {k: v for k, v in rows.items() if k not in ESTIMATED}
+    forwards = (c.kl_coef != 0) + (c.old_logprobs == "recompute")
+    if forwards:
+        yield Program(
+            "log-probs",
+            programs.logprobs,
+            (policy if state.reference is None else state.reference, sampled),
+            mesh,
+            Design(weight_gathers=config.micro_batches),
+            runs=forwards,
+            model_flops=flops["logprob"],
+            kinds={"params": "params" if state.reference is None else "reference"},
+            beside=_without(kept, "params" if state.reference is None else "reference"),
+        )
     if with_critic:
         yield Program(
             "values",
             programs.estimate,
-            (
-                state.params["critic"],
-                sampled | {"ref_logp": rows["ref_logp"]},
-                _array(mesh, (c.questions * c.group,), jnp.float32),
-            ),
+            (state.params["critic"], known),
             mesh,
             Design(weight_gathers=config.micro_batches),
             model_flops=flops["value"],
@@ -127,18 +127,21 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
     yield rl_update(config, mesh, model_config)
 
 
-SAMPLED = ("tokens", "segment_ids", "loss_mask", "old_logp", "advantages")
+COMPUTED = ("ref_logp", "old_logp")  # by the trainer, before the update
+ESTIMATED = ("returns", "old_values")  # by the critic
 
 
 def _rl_rows(config: ConfigDict, mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """What an update takes: the samples with their log-probabilities, and advantages of each (GRPO)
-    or of each token, with returns and values (PPO)."""
-    with_critic = config.rl.algorithm == "ppo"
-    shape = (config.rl.questions * config.rl.group, config.length)
-    names = ["old_logp", "ref_logp", *(("returns", "old_values") if with_critic else ())]
+    """What an update takes (see `rl_rows.pack`), as if no two samples fitted into a row: at most so
+    much it is, and in rows of up to twice the length as much."""
+    c = config.rl
+    shape = (c.questions * c.group, config.length)
+    names = ["rollout_logp", "advantages", "lengths"]
+    names += ["ref_logp"] if c.kl_coef else []
+    names += ["old_logp"] if c.old_logprobs == "recompute" else []
+    names += ["rewards", *ESTIMATED] if c.algorithm == "ppo" else []
     rows = _rows(mesh, *shape) | {name: _array(mesh, shape, jnp.float32) for name in names}
     del rows["positions"]
-    rows["advantages"] = _array(mesh, shape if with_critic else shape[:1], jnp.float32)
     return rows
 
 
@@ -148,7 +151,7 @@ def rl_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Program:
     optimizer = setup.open_rl_optimizer(config)
     model = setup.open_model(config, model_config)
     state = abstract_state(
-        model_config, optimizer, mesh, with_reference=True, with_critic=with_critic
+        model_config, optimizer, mesh, with_reference=c.kl_coef != 0, with_critic=with_critic
     )
     return Program(
         "update",
@@ -157,7 +160,7 @@ def rl_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Program:
         mesh,
         Design(weight_gathers=3 * config.micro_batches),
         runs=c.updates_per_step,
-        model_flops=_flops(config, model_config, c.questions, c.group)["train"]
+        model_flops=_flops(config, model_config, c.questions, c.group)["update"]
         / c.updates_per_step,
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections import Counter
 from typing import Any
 
 import jax
@@ -18,28 +17,38 @@ from ml_collections import ConfigDict
 
 from dsmath_jax.data.batches import encode_questions, question_batches
 from dsmath_jax.data.examples import load_examples
+from dsmath_jax.data.tokenizers import Tokenizer
 from dsmath_jax.losses import group_advantages
-from dsmath_jax.models.flops import rl_flops
+from dsmath_jax.models.flops import generation_flops, rl_flops
 from dsmath_jax.models.value_model import value_params
-from dsmath_jax.rewards import Verdict, grade_solution
-from dsmath_jax.rollout import Sampler, Samples
+from dsmath_jax.rollout import Sampler
 from dsmath_jax.rollout.local import local_arrays
 from dsmath_jax.stages import setup
+from dsmath_jax.stages.rl_exploration import (
+    Explorer,
+    Groups,
+    Lookahead,
+    abstract_ahead,
+    from_ahead,
+    joined,
+    no_samples,
+    to_ahead,
+)
 from dsmath_jax.stages.rl_programs import make_programs
+from dsmath_jax.stages.rl_rewards import checker_errors
+from dsmath_jax.stages.rl_rows import pack, row_shapes
 from dsmath_jax.training.checkpoints import Checkpoints
-from dsmath_jax.training.loop import Result, proportion, run
+from dsmath_jax.training.loop import Phases, Result, proportion, run
 from dsmath_jax.training.metrics import reported_disk_errors
 from dsmath_jax.training.optimizer import make_schedule
 from dsmath_jax.training.state import abstract_state, init_state, policy_of
-
-LENGTH_BUCKET = 32  # lengths of training batches are rounded up to this, to compile few shapes
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     """Samples groups of answers, rewards them, and moves the policy towards the better ones."""
     rl = config.rl
     setup.refuse_text_field(config)
-    with_critic = rl.algorithm == "ppo"
+    with_critic, with_reference = rl.algorithm == "ppo", rl.kl_coef != 0
     # ---- Data: questions ------------------------------------------------------------------------
     examples = load_examples(config.data, "train", workdir)
     heldout = load_examples(config.data, "heldout", workdir)
@@ -56,7 +65,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         )
 
     rows, heldout = encoded(examples, "train"), encoded(heldout, "heldout")
-    questions = question_batches(rows, batch_size=rl.questions, seed=config.seed)
+    questions = Lookahead(question_batches(rows, batch_size=rl.questions, seed=config.seed))
     # ---- Mesh, model, optimizer -----------------------------------------------------------------
     mesh = setup.open_mesh(config)
     generation_mesh = setup.open_generation_mesh(config, mesh)
@@ -72,7 +81,14 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         params = setup.initial_params(config, model_config, mesh)
         if with_critic:
             params = {"policy": params, "critic": value_params(params)}
-        return init_state(params, optimizer, mesh, model_config, with_reference=True)
+        state = init_state(params, optimizer, mesh, model_config, with_reference=with_reference)
+        return state._replace(ahead=no_samples(config, mesh)) if rl.ahead else state
+
+    abstract = abstract_state(
+        model_config, optimizer, mesh, with_reference=with_reference, with_critic=with_critic
+    )
+    if rl.ahead:
+        abstract = abstract._replace(ahead=abstract_ahead(config, mesh))
 
     # ---- Compiled steps -------------------------------------------------------------------------
     sampler = Sampler(
@@ -82,7 +98,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         mesh=generation_mesh,
         kv_dtype=rl.kv_dtype or None,
     )
+    explorer = Explorer(config, sampler, tokenizer, len(examples))
     programs = make_programs(config, model, optimizer, mesh)
+    shapes = row_shapes(config, mesh)
 
     def generation_weights(state):
         weights = programs.generation_weights(policy_of(state.params))
@@ -90,67 +108,70 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
 
     # ---- One exploration step -------------------------------------------------------------------
     def step_fn(state, batch, step, phases):
-        with phases("sync"):
+        with phases("reshard"):
             weights = jax.block_until_ready(generation_weights(state))
-        with phases("generate"):
-            samples = sampler(
-                [q["ids"] for q in batch],
-                samples_per_prompt=rl.group,
-                max_new_tokens=rl.max_new_tokens,
-                temperature=rl.temperature,
-                seed=config.seed,
-                step=step,
-                example_ids=_draw_ids(batch, len(examples)),
-                params=weights,
-            )
-            del weights
+        groups = from_ahead(state.ahead, batch) if rl.ahead else None
+        if groups is None:
+            groups = explorer.begin(weights, step - 1, batch, step)(phases)
+        for _ in range(rl.dynamic_sampling):
+            if (~groups.all_equal).sum() >= rl.questions:
+                break
+            more = explorer.begin(weights, step - 1, next(questions), step, groups.questions)
+            groups = joined([groups, more(phases)])
+        trained = groups.best(rl.questions)
+        begun = None
+        if rl.ahead and step < config.steps:
+            begun = explorer.begin(weights, step - 1, questions.peek(), step + 1)
+        del weights
         with phases("reward"):
-            texts = _texts(samples, tokenizer)
-            rewards, errors = _rewards(texts, [q["answer"] for q in batch])
             advantages = group_advantages(
-                jnp.asarray(rewards), ddof=rl.advantage_ddof, eps=rl.advantage_eps
+                jnp.asarray(trained.rewards), ddof=rl.advantage_ddof, eps=rl.advantage_eps
             )
-            prompts = [q["ids"] for q in batch]
-            rows = _rows(prompts, samples, np.asarray(advantages), tokenizer.pad_id, config.length)
+            rows, padding = pack(
+                [q["ids"] for q in trained.questions],
+                trained.samples,
+                np.asarray(advantages),
+                shapes,
+                pad_id=tokenizer.pad_id,
+                rewards=trained.rewards if with_critic else None,
+            )
             rows = setup.put_batch(rows, mesh)
             if step % config.log.samples_every == 0:
-                _write_samples(workdir, f"step_{step:06d}", batch, texts, rewards, samples)
+                _write_samples(workdir, f"step_{step:06d}", groups, tokenizer)
         with phases("logprob"):
-            rows["ref_logp"] = jax.block_until_ready(programs.logprobs(state.reference, rows))
+            if with_reference:
+                rows["ref_logp"] = programs.logprobs(state.reference, rows)
+            if rl.old_logprobs == "recompute":
+                rows["old_logp"] = programs.logprobs(policy_of(state.params), rows)
+            jax.block_until_ready(rows)
         if with_critic:
             with phases("value"):
-                flat = setup.put_batch({"rewards": rewards.reshape(-1)}, mesh)["rewards"]
-                rows = programs.estimate(state.params["critic"], rows, flat)
-                jax.block_until_ready(rows)
-        with phases("train"):
+                rows = jax.block_until_ready(programs.estimate(state.params["critic"], rows))
+        with phases("update"):
             next_step = jnp.array(state.step + 1)
-            first = None
+            state, first = state._replace(ahead=None), None
             for _ in range(rl.updates_per_step):
                 state, metrics = programs.update(state, rows)
                 first = metrics if first is None else first
             state = state._replace(step=next_step)
             jax.block_until_ready(state.params)
+        if rl.ahead:
+            found = no_samples(config, mesh) if begun is None else to_ahead(begun(phases), mesh)
+            state = state._replace(ahead=found)
         # With several updates the gap to the sampler means something at the first alone.
         metrics |= {k: first[k] for k in ("logprob_gap", "logprob_gap_max")}
-        flat = rewards.max(axis=1) == rewards.min(axis=1)
-        metrics |= {
-            "reward": rewards.mean(),
-            "reward_std": rewards.std(),
-            "groups_all_equal": flat.mean(),
-            "truncated": 1.0 - samples.stopped.mean(),
-            "completion_length": samples.lengths.mean(),
-            "checker_errors": errors,
-            "tokens": int(samples.lengths.sum()),
-        }
-        lengths = np.array([len(p) for p in prompts])
+        metrics |= _measures(groups) | {"padding": padding}
+        age = step - 1 - trained.weights_step
+        metrics["staleness"] = rl.updates_per_step * age.mean()
         flops = rl_flops(
             model_config,
-            lengths,
-            samples.lengths,
+            *_lengths(trained),
             updates=rl.updates_per_step,
             critic=with_critic,
+            forwards=with_reference + (rl.old_logprobs == "recompute"),
         )
-        metrics |= {f"flops/{phase}": flops[phase] for phase in ("train", "step")}
+        flops["step"] += generation_flops(model_config, *_lengths(groups)) - flops["generate"]
+        metrics |= {f"flops/{phase}": flops[phase] for phase in ("update", "step")}
         return state, metrics
 
     # ---- Held-out accuracy ----------------------------------------------------------------------
@@ -160,17 +181,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         for name, temperature in (("sampled", rl.temperature), ("greedy", 0.0)):
             if not heldout or (name == "greedy" and not rl.greedy_eval):
                 continue
-            samples = sampler(
-                [q["ids"] for q in heldout],
-                max_new_tokens=rl.max_new_tokens,
-                temperature=temperature,
-                seed=config.seed + 1,
-                params=weights,
-            )
-            texts = _texts(samples, tokenizer)
-            rewards, _ = _rewards(texts, [q["answer"] for q in heldout])
-            results |= proportion(int(rewards.sum()), len(heldout), f"eval/accuracy_{name}")
-            _write_samples(workdir, f"eval_{step:06d}_{name}", heldout, texts, rewards, samples)
+            groups = explorer.heldout(weights, heldout, temperature, Phases())
+            right = int(groups.rewards.sum())
+            results |= proportion(right, len(heldout), f"eval/accuracy_{name}")
+            _write_samples(workdir, f"eval_{step:06d}_{name}", groups, tokenizer)
         return results
 
     # ---- Train ----------------------------------------------------------------------------------
@@ -182,9 +196,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             questions,
             step_fn,
             new_state=new_state,
-            abstract=abstract_state(
-                model_config, optimizer, mesh, with_reference=True, with_critic=with_critic
-            ),
+            abstract=abstract,
             evaluate=evaluate,
             waits=True,
             learning_rate=lambda step: make_schedule(
@@ -193,76 +205,44 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
         )
 
 
-def _draw_ids(batch: list[dict[str, Any]], num_examples: int) -> list[int]:
-    """Each question's index; one that comes twice in a batch gets other draws the second time."""
-    seen: Counter[int] = Counter()
-    ids = []
-    for question in batch:
-        ids.append(question["index"] + num_examples * seen[question["index"]])
-        seen[question["index"]] += 1
-    return ids
+def _lengths(groups: Groups) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each prompt [questions] and completion [questions, group]."""
+    return np.array([len(q["ids"]) for q in groups.questions]), groups.samples.lengths
 
 
-def _texts(samples: Samples, tokenizer) -> list[list[str]]:
-    questions, group = samples.lengths.shape
-    return [[tokenizer.decode(samples.ids(q, g)) for g in range(group)] for q in range(questions)]
-
-
-def _rewards(texts: list[list[str]], golds: list[str]) -> tuple[np.ndarray, int]:
-    """[questions, group] float32, 1 for a right answer; and how often the checker itself failed."""
-    verdicts = [
-        [grade_solution(t, gold) for t in row] for row, gold in zip(texts, golds, strict=True)
-    ]
-    rewards = np.array([[v is Verdict.RIGHT for v in row] for row in verdicts], np.float32)
-    return rewards, sum(v is Verdict.CHECKER_ERROR for row in verdicts for v in row)
-
-
-def _rows(
-    prompts: list[list[int]],
-    samples: Samples,
-    advantages: np.ndarray,
-    pad_id: int,
-    max_length: int,
-) -> dict[str, np.ndarray]:
-    """A training row for each sample: prompt and completion, with the sampler's log-probs."""
-    questions, group = samples.lengths.shape
-    longest = max(len(p) for p in prompts) + int(samples.lengths.max())
-    length = min(-(-longest // LENGTH_BUCKET) * LENGTH_BUCKET, max_length)
-    shape = (questions * group, length)
-    rows = {
-        "tokens": np.full(shape, pad_id, np.int32),
-        "segment_ids": np.zeros(shape, np.int32),
-        "loss_mask": np.zeros(shape, np.float32),
-        "old_logp": np.zeros(shape, np.float32),
-        "advantages": advantages.reshape(-1).astype(np.float32),
+def _measures(groups: Groups) -> dict[str, float]:
+    """Metrics of all that was generated for a step."""
+    rewards, samples = groups.rewards, groups.samples
+    return {
+        "reward": rewards.mean(),
+        "reward_std": rewards.std(),
+        "groups_generated": len(rewards),
+        "groups_all_equal": groups.all_equal.mean(),
+        "truncated": 1.0 - samples.stopped.mean(),
+        "completion_length": samples.lengths.mean(),
+        "checker_errors": checker_errors(groups.verdicts),
+        "tokens": int(samples.lengths.sum()),
     }
-    for q, prompt in enumerate(prompts):
-        for g in range(group):
-            row, start = q * group + g, len(prompt)
-            end = start + int(samples.lengths[q, g])
-            rows["tokens"][row, :end] = prompt + samples.ids(q, g)
-            rows["segment_ids"][row, :end] = 1
-            rows["loss_mask"][row, start:end] = 1.0
-            rows["old_logp"][row, start:end] = samples.logprobs[q, g, : end - start]
-    return rows
 
 
-def _write_samples(workdir, name, examples, texts, rewards, samples, limit: int = 64) -> None:
+def _write_samples(
+    workdir: pathlib.Path, name: str, groups: Groups, tokenizer: Tokenizer, limit: int = 64
+) -> None:
+    """The first `limit` samples, as samples/NAME.jsonl."""
     if jax.process_index() != 0:
         return
     path = workdir / "samples" / f"{name}.jsonl"
     lines = []
-    for q, example in enumerate(examples):
-        for g, text in enumerate(texts[q]):
-            record = {
-                "question": example["question"],
-                "answer": example["answer"],
-                "completion": text,
-                "reward": float(rewards[q, g]),
-                "ended": samples.reason(q, g),
-            }
-            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    for q, g in list(np.ndindex(groups.verdicts.shape))[:limit]:
+        record = {
+            "question": groups.questions[q]["question"],
+            "answer": groups.questions[q]["answer"],
+            "completion": tokenizer.decode(groups.samples.ids(q, g)),
+            "reward": float(groups.rewards[q, g]),
+            "ended": groups.samples.reason(q, g),
+        }
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     with reported_disk_errors(f"samples/{name}.jsonl"):
         path.parent.mkdir(exist_ok=True)
-        path.with_suffix(".partial").write_text("".join(lines[:limit]), encoding="utf-8")
+        path.with_suffix(".partial").write_text("".join(lines), encoding="utf-8")
         path.with_suffix(".partial").replace(path)

@@ -16,7 +16,15 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from dsmath_jax.losses import gae, grpo_loss, kl_estimate, ppo_loss, sum_and_count, value_loss
+from dsmath_jax.losses import (
+    gae,
+    grpo_loss,
+    importance_weights,
+    kl_estimate,
+    ppo_loss,
+    sum_and_count,
+    value_loss,
+)
 from dsmath_jax.models.transformer import Transformer
 from dsmath_jax.models.value_model import ValueModel
 from dsmath_jax.rollout.local import weight_shardings
@@ -24,12 +32,14 @@ from dsmath_jax.training.update import make_update, predicted_mask, sequence_log
 
 
 class Programs(NamedTuple):
-    """Compiled functions of parameters and rows.
+    """Compiled functions of parameters and rows (see `rl_rows.pack`).
 
-    generation_weights(policy): in the computation's dtype, laid out as `rollout.local` says.
-    logprobs(reference, rows): [rows, length] float32.
-    estimate(critic, rows, rewards [rows]): rows with PPO's advantages, returns and old values.
-    update(state, rows): (state, metrics).
+    generation_weights(policy): in the computation's dtype, laid out as `rollout.local` says; copies
+      of which nothing is lost when the update reuses the state's memory.
+    logprobs(policy, rows): [rows, length] float32.
+    estimate(critic, rows): rows with PPO's advantages, returns and old values.
+    update(state, rows): (state, metrics); rows have `ref_logp` unless the KL coefficient is 0, and
+      `old_logp` where it is not the sampler's.
     """
 
     generation_weights: Any
@@ -56,25 +66,55 @@ def make_programs(
             lambda part: sequence_logprobs(graph, params, part, rl.temperature), rows, config
         )
 
+    def of_tokens(batch):
+        """What the losses of both algorithms take, beside the log-probabilities and advantages."""
+        mask, options = predicted_mask(batch), {"lengths": batch["lengths"]}
+        if rl.importance_cap:
+            options["weights"] = importance_weights(
+                _old_logp(batch), batch["rollout_logp"], mask, rl.importance_cap
+            )
+        return mask, options
+
+    def measured(sums, logp, batch, mask, options):
+        """Adds how far trainer and sampler are apart: (sums, peaks)."""
+        gap = jnp.abs(jax.lax.stop_gradient(logp) - batch["rollout_logp"]) * mask
+        sums["logprob_gap"] = (gap.sum(), mask.sum())
+        if "weights" in options:
+            weights = options["weights"]
+            capped = (weights >= rl.importance_cap).astype(jnp.float32)
+            sums["importance_weight"] = sum_and_count(weights, mask, "token_mean")
+            sums["importance_capped"] = sum_and_count(capped, mask, "token_mean")
+        return sums, {"logprob_gap_max": gap.max()}
+
     def grpo(params, batch):
         logp = sequence_logprobs(graph, params, batch, rl.temperature)
-        advantages, mask = batch["advantages"][:, None], predicted_mask(batch)
-        old, reference = batch["old_logp"], batch["ref_logp"]
-        loss, sums = grpo_loss(logp, old, reference, advantages, mask, kl_coef=rl.kl_coef, **clips)
-        return loss, _with_gap(sums, logp, old, mask)
+        mask, options = of_tokens(batch)
+        loss, sums = grpo_loss(
+            logp,
+            _old_logp(batch),
+            batch.get("ref_logp", logp),
+            batch["advantages"],
+            mask,
+            kl_coef=rl.kl_coef,
+            **clips,
+            **options,
+        )
+        if "ref_logp" not in batch:
+            del sums["kl"]
+        return loss, measured(sums, logp, batch, mask, options)
 
     # ---- PPO ------------------------------------------------------------------------------------
     critic = nnx.eval_shape(lambda: ValueModel(model.config, dtype=model.dtype, remat=model.remat))
     critic_graph = nnx.split(critic)[0]
 
-    def estimate(params, rows, rewards):
+    def estimate(params, rows):
         values = _in_parts(lambda part: _values(critic_graph, params, part), rows, config)
-        mask = predicted_mask(rows)
-        last = mask * (jnp.cumsum(mask, axis=1) == mask.sum(axis=1, keepdims=True))
-        per_token = last * rewards[:, None] - rl.kl_coef * mask * (
-            rows["old_logp"] - rows["ref_logp"]
+        mask, per_token = predicted_mask(rows), rows["rewards"]
+        if "ref_logp" in rows:
+            per_token -= rl.kl_coef * mask * (_old_logp(rows) - rows["ref_logp"])
+        advantages, returns = gae(
+            per_token, values, mask, decay=rl.gae_decay, segment_ids=rows["segment_ids"]
         )
-        advantages, returns = gae(per_token, values, mask, decay=rl.gae_decay)
         average = (advantages * mask).sum() / mask.sum()
         variance = ((advantages - average) ** 2 * mask).sum() / mask.sum()
         advantages = (advantages - average) * jax.lax.rsqrt(variance + 1e-8) * mask
@@ -83,20 +123,28 @@ def make_programs(
     def ppo(params, batch):
         logp = sequence_logprobs(graph, params["policy"], batch, rl.temperature)
         values = _values(critic_graph, params["critic"], batch)
-        mask, old = predicted_mask(batch), batch["old_logp"]
-        policy, sums = ppo_loss(logp, old, batch["advantages"], mask, **clips)
+        mask, options = of_tokens(batch)
+        policy, sums = ppo_loss(
+            logp, _old_logp(batch), batch["advantages"], mask, **clips, **options
+        )
         error, value_sums = value_loss(
-            values, batch["old_values"], batch["returns"], mask, aggregation=rl.aggregation
+            values,
+            batch["old_values"],
+            batch["returns"],
+            mask,
+            aggregation=rl.aggregation,
+            lengths=batch["lengths"],
         )
         (policy_sum, count), (value_sum, _) = sums["loss"], value_sums["loss"]
-        kl = kl_estimate(jax.lax.stop_gradient(logp), batch["ref_logp"])
         sums |= {
             "loss": (policy_sum + value_sum, count),
             "policy_loss": (policy_sum, count),
             "value_error": value_sums["value_error"],
-            "kl": sum_and_count(kl, mask, "token_mean"),
         }
-        return policy + error, _with_gap(sums, logp, old, mask)
+        if "ref_logp" in batch:
+            kl = kl_estimate(jax.lax.stop_gradient(logp), batch["ref_logp"])
+            sums["kl"] = sum_and_count(kl, mask, "token_mean")
+        return policy + error, measured(sums, logp, batch, mask, options)
 
     loss_fn = ppo if rl.algorithm == "ppo" else grpo
     return Programs(
@@ -120,8 +168,6 @@ def _in_parts(of_part: Any, rows: dict[str, jax.Array], config: ConfigDict) -> j
     return jax.lax.map(of_part, parts).swapaxes(0, 1).reshape(rows["tokens"].shape)
 
 
-def _with_gap(sums: dict, logp: jax.Array, old_logp: jax.Array, mask: jax.Array):
-    """Adds how far trainer and sampler are apart: (sums, peaks)."""
-    gap = jnp.abs(jax.lax.stop_gradient(logp) - old_logp) * mask
-    sums["logprob_gap"] = (gap.sum(), mask.sum())
-    return sums, {"logprob_gap_max": gap.max()}
+def _old_logp(batch: dict[str, jax.Array]) -> jax.Array:
+    """Under the policy before the update: computed again by the trainer, or else the sampler's."""
+    return batch.get("old_logp", batch["rollout_logp"])

@@ -122,6 +122,20 @@ class Checkpoints:
                     f"and {value} in this configuration; use that model or another --workdir"
                 )
 
+    def _check_parts(self, abstract: TrainState) -> None:
+        meta = self.manager.restore(
+            self.latest_step(), args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+        )["meta"]
+        fields = {"reference": "config.rl.kl_coef (0: none)", "ahead": "config.rl.ahead and sizes"}
+        saved, here = meta.get("parts", {}), _shapes(abstract)
+        for name in fields:
+            if saved and saved.get(name) != here.get(name):
+                raise InputError(
+                    f"{self.directory / str(self.latest_step())} was saved with other settings: "
+                    f"its part {name!r} is {saved.get(name)}, here it is {here.get(name)}; set "
+                    f"{fields[name]} as they were, or another --workdir"
+                )
+
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The last state, laid out as `abstract`, and the data iterator's position.
 
@@ -129,8 +143,9 @@ class Checkpoints:
           InputError: see `check`.
         """
         self.check()
+        self._check_parts(abstract)
         args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract._asdict()), meta=ocp.args.JsonRestore()
+            state=ocp.args.StandardRestore(_parts(abstract)), meta=ocp.args.JsonRestore()
         )
         restored = self.manager.restore(self.latest_step(), args=args)
         return TrainState(**restored["state"]), restored["meta"]["data"]
@@ -144,9 +159,9 @@ class Checkpoints:
             return
         self.wait()
         self.saving = step
-        meta = {"stage": self.stage, "model": self.shape, "data": data}
+        meta = {"stage": self.stage, "model": self.shape, "data": data, "parts": _shapes(state)}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)
+            state=ocp.args.StandardSave(_parts(state)), meta=ocp.args.JsonSave(meta)
         )
         try:
             self.manager.save(step, args=args, force=True)
@@ -186,6 +201,18 @@ class Checkpoints:
             _first_line(error),
             "with no good checkpoint yet" if good is None else f"the last good one is step {good}",
         )
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """Without what was generated ahead where nothing is: older checkpoints do not know it."""
+    parts = state._asdict()
+    return {name: x for name, x in parts.items() if name != "ahead" or x is not None}
+
+
+def _shapes(state: TrainState) -> dict[str, list[int]]:
+    """Of each part's first array, by which runs with other settings are told."""
+    leaves = ((name, jax.tree.leaves(part)) for name, part in _parts(state).items())
+    return {name: list(arrays[0].shape) for name, arrays in leaves if arrays}
 
 
 def _rename_aside(directory: pathlib.Path) -> None:

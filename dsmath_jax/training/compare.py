@@ -130,7 +130,7 @@ def summary(run: Run) -> dict[str, str]:
     put("tokens/s per chip", typical("tokens_per_s_per_chip"), _count)
     put("TFLOP/s per chip", typical("tflops"), lambda v: f"{v:.3g}")
     put("MFU", typical("mfu"), lambda v: f"{v:.1%}")
-    put("MFU, training alone", typical("mfu_train"), lambda v: f"{v:.1%}")
+    put("MFU, update alone", typical("mfu_update"), lambda v: f"{v:.1%}")
     put("waiting for data", typical("data_wait"), lambda v: f"{v:.1%}")
     for name in ("memory/host", "memory/device"):
         put(f"{name}, most", max(column(name), default=None), lambda v: f"{v:.3g} GB")

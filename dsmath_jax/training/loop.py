@@ -7,12 +7,11 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from ml_collections import ConfigDict
 
-from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.training.checkpoints import Checkpoints
 from dsmath_jax.training.errors import TrainingError
@@ -29,6 +28,16 @@ StepFn = Callable[[TrainState, Any, int, "Phases"], tuple[TrainState, dict[str, 
 
 # A traced step is slower: its metrics do not have these.
 TIMES = ("time/", "tokens_per_s", "tflops", "mfu", "data_wait")
+
+
+class Data(Protocol):
+    """An iterator of batches whose small state is kept in checkpoints."""
+
+    def __next__(self) -> Any: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
 
 
 class Result(NamedTuple):
@@ -61,7 +70,7 @@ def run(
     config: ConfigDict,
     workdir: pathlib.Path,
     checkpoints: Checkpoints,
-    data: Batches,
+    data: Data,
     step_fn: StepFn,
     *,
     new_state: Callable[[], TrainState],
@@ -163,7 +172,8 @@ def run(
             if due:
                 evaluation(step)
             if saving:
-                checkpoints.save(step, state, data.get_state(), force=due or stopping)
+                with phases("save"):  # in the next step's line: it holds up that one
+                    checkpoints.save(step, state, data.get_state(), force=due or stopping)
             if stopping:
                 status.note(f"{config.stage}: stopped at step {step}; the same command goes on")
                 break
@@ -186,7 +196,7 @@ def run(
 
 def _start(
     checkpoints: Checkpoints,
-    data: Batches,
+    data: Data,
     new_state: Callable[[], TrainState],
     abstract: TrainState,
 ) -> tuple[TrainState, int]:

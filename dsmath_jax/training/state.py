@@ -25,6 +25,7 @@ class TrainState(NamedTuple):
     reference: frozen parameters of the reference policy (RL), else None.
     bad_steps: steps skipped in a row because loss or gradient was not finite.
     history: a `History` of losses and gradient norms, by which spikes are known.
+    ahead: what was generated for the next step (RL, with `config.rl.ahead`), else None.
     """
 
     step: Any
@@ -33,6 +34,7 @@ class TrainState(NamedTuple):
     bad_steps: Any
     reference: dict[str, Any] | None = None
     history: Any = None
+    ahead: Any = None
 
 
 def policy_of(params: dict[str, Any]) -> dict[str, Any]:

@@ -44,9 +44,9 @@ def test_rl_step_token_by_token(critic):
     got = rl_flops(CONFIG, prompts, completions, updates=2, critic=critic)
     assert got["generate"] == generate
     assert got["logprob"] == policy
-    assert got["train"] == 2 * 3 * (policy + value)
+    assert got["update"] == 2 * 3 * (policy + value)
     assert got.get("value", 0) == value
-    assert got["step"] == generate + policy + value + got["train"]
+    assert got["step"] == generate + policy + value + got["update"]
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])

@@ -48,6 +48,14 @@ GOOD = {"question": "1+1?", "answer": "#### 2"}
         ),
         ([RL, "--config.spikes.skip=True"], "config.spikes.skip=True: not for RL"),
         ([RL, "--config.rl.temperature=0.0"], "config.rl.temperature=0.0: must be above 0"),
+        ([RL, "--config.rl.group=1"], "config.rl.group=1: GRPO compares the samples"),
+        ([RL, "--config.rl.old_logprobs=new"], "config.rl.old_logprobs='new': choose one of"),
+        ([RL, "--config.rl.importance_cap=2.0"], "set config.rl.old_logprobs=recompute"),
+        (
+            [RL, "--config.rl.algorithm=ppo", "--config.rl.dynamic_sampling=1"],
+            "PPO compares no samples",
+        ),
+        ([RL, "--config.rl.ahead=True", "--config.rl.tensor=2"], "needs config.rl.tensor=1"),
         ([SFT, "--config.data.path=/nowhere.jsonl"], "/nowhere.jsonl does not exist"),
         (
             [SFT, "--config.data.cache=gs://bucket/tokens"],

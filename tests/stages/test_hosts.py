@@ -22,15 +22,17 @@ SMALL = [
     "--config.data.num_heldout=8",
     "--config.log.tensorboard=False",
 ]
+RL = [
+    "--config=configs/grpo_tpu.py:smoke",
+    "--config.dtype=float32",
+    "--config.rl.group=4",
+    "--config.rl.max_new_tokens=8",
+]
 FLAGS = {
     "pretrain": ["--config=configs/pretrain_7b_tpu.py:smoke", *SMALL],
     "sft": ["--config=configs/sft_tiny.py:smoke", *SMALL],
-    "rl": [
-        "--config=configs/grpo_tpu.py:smoke",
-        "--config.dtype=float32",
-        "--config.rl.group=4",
-        "--config.rl.max_new_tokens=8",
-    ],
+    "rl": RL,
+    "rl_ahead": [*RL, "--config.rl.ahead=True", "--config.rl.dynamic_sampling=1"],
 }
 # Writes down each file that is opened for writing, made or renamed by a process.
 AUDIT = """

@@ -16,7 +16,7 @@ import pytest
 from dsmath_jax.models.checkpoint import checkpoint_steps
 from tests.conftest import REPO
 
-STEPS = {"pretrain": 40, "sft": 40, "rl": 14, "sft_then_rl": 5}
+STEPS = {"pretrain": 40, "sft": 40, "rl": 14, "rl_ahead": 14, "sft_then_rl": 5}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,16 @@ def taught(riddles, tmp_path_factory, launch):
 
 @pytest.fixture
 def stage_flags(riddles, taught):
+    rl = [
+        "--config=configs/grpo_tpu.py:smoke",
+        "--config.dtype=float32",
+        "--config.optimizer.learning_rate=1e-3",
+        "--config.data.prompt=plain",
+        f"--config.data.path={riddles}",
+        f"--config.data.heldout_path={riddles}",
+        f"--config.init.checkpoint={taught}",
+        "--config.length=64",
+    ]
     return {
         "pretrain": [
             "--config=configs/pretrain_7b_tpu.py:smoke",
@@ -51,16 +61,8 @@ def stage_flags(riddles, taught):
             "--config.optimizer.schedule=constant",
         ],
         "sft": ["--config=configs/sft_tiny.py:smoke"],
-        "rl": [
-            "--config=configs/grpo_tpu.py:smoke",
-            "--config.dtype=float32",
-            "--config.optimizer.learning_rate=1e-3",
-            "--config.data.prompt=plain",
-            f"--config.data.path={riddles}",
-            f"--config.data.heldout_path={riddles}",
-            f"--config.init.checkpoint={taught}",
-            "--config.length=64",
-        ],
+        "rl": rl,
+        "rl_ahead": [*rl, "--config.rl.ahead=True", "--config.rl.dynamic_sampling=1"],
         "sft_then_rl": [
             "--config=configs/grpo_tiny.py:smoke",
             "--config.init.stage.steps=30",
@@ -177,6 +179,37 @@ def test_killed_run_ends_like_one_never_killed(stage, tmp_path, stage_flags):
         assert 0 < history(tmp_path / "whole")[-2]["skipped"] < STEPS[stage]
     if stage == "sft_then_rl":
         assert_same_run(tmp_path / "whole" / "init", tmp_path / "killed" / "init")
-    if stage == "rl":
+    if stage.startswith("rl"):
         assert any(0 < row.get("reward", 0) < 1 for row in history(tmp_path / "whole"))
         assert any(row.get("grad_norm", 0) > 1e-3 for row in history(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_what_was_generated_ahead_survives_a_signal_at_any_step(tmp_path, stage_flags):
+    """SIGTERM saves after the step under way, whichever it is, with the next one's samples: they
+    come from weights that the checkpoint does not have."""
+
+    def begin(name):
+        return start(stage_flags["rl_ahead"], tmp_path / name, STEPS["rl_ahead"])
+
+    _, log = (whole := begin("whole")).communicate(timeout=300)
+    assert whole.returncode == 0, log[-2000:]
+    stopped = []
+    while len(stopped) < 3:
+        process = begin("stopped")
+        for line in process.stderr:
+            if "done," in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+        stopped.append(saved_steps(tmp_path / "stopped")[-1])
+    assert any(step % 3 for step in stopped)  # no checkpoint was due then
+    _, log = (last := begin("stopped")).communicate(timeout=300)
+    assert last.returncode == 0, log[-2000:]
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    first, *others = [row for row in history(tmp_path / "whole") if "loss" in row]
+    assert first["staleness"] == 0.0 and first["logprob_gap_max"] < 1e-4
+    assert all(0.0 < row["staleness"] <= 1.0 for row in others)
+    assert max(row["logprob_gap_max"] for row in others) > 1e-3  # an update lies between
+    assert {8.0, 16.0} == {row["groups_generated"] for row in (first, *others)}

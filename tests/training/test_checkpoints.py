@@ -69,6 +69,22 @@ def test_other_shape_is_named(tmp_path, state):
         Checkpoints(tmp_path, CONFIG, other).restore(abstract())
 
 
+def test_a_run_with_other_parts_of_the_state_is_told(tmp_path, state):
+    ahead = {"tokens": jnp.zeros((2, 3), jnp.int32)}
+    checkpoints = Checkpoints(tmp_path, CONFIG, MODEL)
+    checkpoints.save(2, at_step(state, 2)._replace(ahead=ahead), {})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, CONFIG, MODEL)
+    restored, _ = checkpoints.restore(abstract()._replace(ahead=ahead))
+    np.testing.assert_array_equal(restored.ahead["tokens"], ahead["tokens"])
+    with pytest.raises(InputError, match=r"'ahead' is \[2, 3\], here it is None; set config.rl"):
+        checkpoints.restore(abstract())
+    with pytest.raises(
+        InputError, match=r"'reference' is .*, here it is None; set config.rl.kl_co"
+    ):
+        checkpoints.restore(abstract()._replace(ahead=ahead, reference=None))
+
+
 def test_a_failed_save_is_reported_and_the_next_one_works(tmp_path, state, monkeypatch, caplog):
     checkpoints = Checkpoints(tmp_path, CONFIG, MODEL)
     checkpoints.save(2, at_step(state, 2), {"n": 2})

@@ -62,9 +62,12 @@ class Device:
         return Later(value)
 
 
-def lines(workdir, *, loss=float, eval_every=0, data=None, waits=False, **metrics):
+def lines(
+    workdir, *, loss=float, eval_every=0, data=None, waits=False, kept=None, every=9, **metrics
+):
     config = get_defaults("sft")
     config.steps, config.log.tensorboard, config.eval.every = 4, False, eval_every
+    config.checkpoint.every = every
     layout = NamedSharding(make_mesh(devices=jax.devices()[:1]), PartitionSpec())
     state = TrainState(jnp.int32(0), {"w": jax.device_put(jnp.ones(2), layout)}, None, 0)
 
@@ -75,7 +78,7 @@ def lines(workdir, *, loss=float, eval_every=0, data=None, waits=False, **metric
     run(
         config,
         workdir,
-        Kept(),
+        kept or Kept(),
         data or Slow(),
         step_fn,
         new_state=lambda: state,
@@ -110,6 +113,17 @@ def test_a_steps_time_is_its_own_also_after_an_evaluation(eval_every, tmp_path):
     assert len(rows) == 4
     for row in rows:
         assert row["time/step"] == pytest.approx(0.2, abs=0.08)
+
+
+def test_a_save_is_in_the_line_of_the_step_that_it_held_up(tmp_path):
+    class Saved(Kept):
+        def save(self, step, state, data, **_):
+            super().save(step, state, data)
+            time.sleep(0.1)
+
+    rows = lines(tmp_path, waits=True, kept=Saved(), every=2)
+    assert [row.get("time/save", 0.0) > 0.09 for row in rows] == [False, False, True, False]
+    assert rows[2]["time/step"] == pytest.approx(0.2, abs=0.08)  # 0.1 s of data besides
 
 
 def test_a_step_that_waits_has_its_own_data_wait(tmp_path):

@@ -44,9 +44,9 @@ def test_tensorboard_gets_the_numbers(tmp_path, config):
 
 def test_status_line_without_a_terminal(capsys):
     status = StatusLine("sft", 100, every=0.0)
-    status.update(25, {"loss": 2.5, "time/train": 0.5})
+    status.update(25, {"loss": 2.5, "time/update": 0.5})
     line = capsys.readouterr().err
-    assert line.startswith("sft 25/100 (25%) loss 2.5 [train 0.50 s] | ")
+    assert line.startswith("sft 25/100 (25%) loss 2.5 [update 0.50 s] | ")
     assert line.endswith("to go\n") and "\033" not in line
 
 
@@ -65,14 +65,14 @@ def test_status_line_does_not_take_the_first_step_for_the_pace(capsys, monkeypat
 def test_status_line_keeps_what_matters_within_its_width(capsys):
     values = dict.fromkeys(("loss", "reward", "kl", "grad_norm", "learning_rate"), -0.000123456)
     values |= {"tokens_per_s": 1234567.0, "mfu": 0.5123, "data_wait": 0.02, "skipped": 3.0}
-    values |= {"memory/host": 123.4, "memory/device": 81.2, "time/step": 30.0, "time/sync": 0.01}
+    values |= {"memory/host": 123.4, "memory/device": 81.2, "time/step": 30.0, "time/reshard": 0.01}
     status = StatusLine("rl", 100_000, every=0.0)
-    status.update(12_345, values | {f"time/{k}": 12.3 for k in ("generate", "train")})
+    status.update(12_345, values | {f"time/{k}": 12.3 for k in ("generate", "update")})
     line = capsys.readouterr().err.rstrip("\n")
     assert "skipped 3 | 1.23M tokens/s MFU 51.2% [step 30.00" in line
     assert "generate 12.30" in line
-    assert "sync" not in line  # under 1% of the step
-    status.update(12_346, values | {f"time/{k}": 12.3 for k in ("generate", "logprob", "train")})
+    assert "reshard" not in line  # under 1% of the step
+    status.update(12_346, values | {f"time/{k}": 12.3 for k in ("generate", "logprob", "update")})
     assert len(line) <= 160 and len(capsys.readouterr().err.rstrip("\n")) <= 160
 
 

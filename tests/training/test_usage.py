@@ -11,8 +11,8 @@ from dsmath_jax.training.usage import memory, speed
 
 
 def test_rates_by_hand():
-    values = {"tokens": 4000.0, "time/step": 2.0, "time/train": 0.5}
-    values |= {"flops/step": 400e12, "flops/train": 300e12}
+    values = {"tokens": 4000.0, "time/step": 2.0, "time/update": 0.5}
+    values |= {"flops/step": 400e12, "flops/update": 300e12}
     rates = speed(values, 4, CHIPS["v5e"])
     assert rates == pytest.approx(
         {
@@ -20,8 +20,8 @@ def test_rates_by_hand():
             "tokens_per_s_per_chip": 500.0,
             "tflops": 50.0,
             "mfu": 50 / 197,
-            "tflops_train": 150.0,
-            "mfu_train": 150 / 197,
+            "tflops_update": 150.0,
+            "mfu_update": 150 / 197,
         }
     )
     assert "mfu" not in speed(values, 4, None)
