@@ -76,8 +76,8 @@ def trained(
     """[questions, group, tokens]: the samples' log-probabilities as the update computes them."""
     _, group, longest = samples.tokens.shape
     width = max(map(len, prompts)) + longest
-    graph, params = nnx.split(model)
-    params = nnx.to_pure_dict(params)
+    graph, state = nnx.split(model)
+    params = nnx.to_pure_dict(state)
     score = jax.jit(lambda params, rows: sequence_logprobs(graph, params, rows, temperature))
     out = np.zeros(samples.tokens.shape, np.float32)
     for q, prompt in enumerate(prompts):
