@@ -17,7 +17,7 @@ from dsmath_jax.stages.rl_programs import make_programs
 from dsmath_jax.stages.rl_rows import Shapes, pack, plan_rows
 from dsmath_jax.training.state import init_state
 
-MODEL = preset("tiny", vocab_size=61, num_layers=2, hidden_size=32, intermediate_size=48)
+MODEL = preset("tiny", vocab_size=61, num_layers=1, hidden_size=32, intermediate_size=48)
 
 
 def test_rows_hold_prompt_completion_and_eos_with_the_samplers_logprobs():

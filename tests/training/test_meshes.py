@@ -41,6 +41,8 @@ batch = {
     "loss_mask": (segments > 0).astype(np.float32),
     "old_logp": rng.normal(-5, 0.2, (rows, length)).astype(np.float32),
     "advantages": rng.normal(size=rows).astype(np.float32),
+    # Two samples a row: each without its first token, which nothing predicts.
+    "lengths": np.where(segments == 1, ends - 1, 5).astype(np.float32),
 }
 graph = nnx.split(Transformer(config, params=params))[0]
 
@@ -51,7 +53,8 @@ def sft(params, batch):
 def grpo(params, batch):
     old, advantages = batch["old_logp"], batch["advantages"][:, None]
     logp = sequence_logprobs(graph, params, batch)
-    loss, sums = grpo_loss(logp, old, old - 0.1, advantages, predicted_mask(batch))
+    mask, lengths = predicted_mask(batch), batch["lengths"]
+    loss, sums = grpo_loss(logp, old, old - 0.1, advantages, mask, lengths=lengths)
     return loss, (sums, {})
 
 def sft_chunked(params, batch):
