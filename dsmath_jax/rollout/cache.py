@@ -7,6 +7,7 @@ would copy each layer's arrays out of their stack at every token, a part for eac
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from typing import Any, NamedTuple
@@ -58,6 +59,11 @@ def shards_of(mesh: Mesh | None) -> int:
 
 def sharding(mesh: Mesh | None, *parts: Any) -> NamedSharding | None:
     return None if mesh is None else NamedSharding(mesh, PartitionSpec(*parts))
+
+
+def inside(mesh: Mesh | None) -> Any:
+    """A context in which arrays are made on this mesh, whatever one the caller is in."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def cache_shapes(

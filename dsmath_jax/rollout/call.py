@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -68,13 +67,10 @@ class Call:
         self.stopped = np.zeros(count, bool)
 
     def run(self) -> Iterator[int]:
-        """Samples; yields each one's index in the arrays when it has ended."""
-        if self.chosen:
-            e = self.engine
-            with contextlib.nullcontext() if e.mesh is None else jax.set_mesh(e.mesh):
-                yield from self._run()
-
-    def _run(self) -> Iterator[int]:
+        """Samples, in the context of the engine's mesh; yields each one's index in the arrays when
+        it has ended."""
+        if not self.chosen:
+            return
         e, chosen, group = self.engine, self.chosen, self.group
         prompts = self.request.prompts[chosen[0] // group : chosen[-1] // group + 1]
         s = Sizes.of(

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dsmath_jax.models.transformer import Transformer
+from dsmath_jax.rollout.cache import inside
 from dsmath_jax.rollout.call import Call, Engine, Request
 from dsmath_jax.rollout.decode import Options
 from dsmath_jax.rollout.score import scores
@@ -164,17 +165,18 @@ class Sampler:
         limits = _limits(max_new_tokens, len(ids), samples_per_prompt)
         _check_options(temperature, top_k, top_p, stop)
         self._check_prompts(ids, limits)
-        key = jax.random.fold_in(jax.random.key(jnp.uint32(seed)), jnp.uint32(step))
+        with inside(self.engine.mesh):
+            key = jax.random.fold_in(jax.random.key(jnp.uint32(seed)), jnp.uint32(step))
         request = Request(
             prompts=ids,
             examples=list(range(len(ids)) if example_ids is None else example_ids),
             limits=limits,
             options=Options(
                 key,
-                jnp.float32(temperature or 1.0),
-                jnp.array(sorted(eos_ids), jnp.int32),
-                jnp.int32(top_k),
-                jnp.float32(top_p),
+                np.float32(temperature or 1.0),
+                np.array(sorted(eos_ids), np.int32),
+                np.int32(top_k),
+                np.float32(top_p),
             ),
             draws=_draws(temperature, top_k, top_p),
             stop=stop,
@@ -183,11 +185,12 @@ class Sampler:
         first = min(each * jax.process_index(), limits.size)
         chosen = range(first, min(first + each, limits.size))
         call = Call(self.engine, request, self.params if params is None else params, chosen)
-        for at in call.run():
-            if on_sample is not None:
-                tokens = call.tokens[at, : call.lengths[at]].tolist()
-                question, sample = divmod(first + at, samples_per_prompt)
-                on_sample(question, sample, tokens)
+        with inside(self.engine.mesh):
+            for at in call.run():
+                if on_sample is not None:
+                    tokens = call.tokens[at, : call.lengths[at]].tolist()
+                    question, sample = divmod(first + at, samples_per_prompt)
+                    on_sample(question, sample, tokens)
         done = Samples(call.tokens, call.lengths, call.logprobs, call.stopped)
         return Share(done, each, len(ids), samples_per_prompt)
 

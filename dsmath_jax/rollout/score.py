@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from flax import nnx
 
 from dsmath_jax.losses import token_logprobs
 from dsmath_jax.models.chunked_attention import chunked_attention
-from dsmath_jax.rollout.cache import SHARDS, sharding, shards_of
+from dsmath_jax.rollout.cache import SHARDS, inside, sharding, shards_of
 from dsmath_jax.rollout.call import Engine
 from dsmath_jax.rollout.slots import BLOCK, power_of_two
 
@@ -50,8 +49,8 @@ def scores(
             for g, c in enumerate(of_prompt):
                 given[n, g, : len(c)], given_lengths[n, g] = c, len(c)
         arrays = jax.device_put((tokens, lengths, given, given_lengths), split)
-        with contextlib.nullcontext() if engine.mesh is None else jax.set_mesh(engine.mesh):
-            some = _score(engine.graph, params, *arrays, jnp.float32(temperature))
+        with inside(engine.mesh):
+            some = _score(engine.graph, params, *arrays, np.float32(temperature))
         out[first : first + count] = np.asarray(some)[: len(prompts) - first, :, :longest]
     return out
 

@@ -28,6 +28,8 @@ sampler = Sampler(model, max_rows=8, interval=4, mesh=mesh)
 prompts = [[1, 2, 3 + n] for n in range(5)]
 seen = []
 options = dict(samples_per_prompt=3, max_new_tokens=[9, 8, 7, 40, 5], eos_ids=[5], seed=1)
+everywhere = Mesh(np.array(jax.devices()), "x", axis_types=(AxisType.Auto,))
+jax.set_mesh(everywhere)  # as a training loop has it
 samples = sampler(prompts, on_sample=lambda q, g, ids: seen.append(3 * q + g), **options)
 scores = sampler.score(prompts, [[samples.ids(q, g) for g in range(3)] for q in range(5)])
 np.savez(sys.argv[1], scores=scores, seen=seen, **vars(samples))
