@@ -71,6 +71,9 @@ def write_weights(config: ConfigDict, folder: pathlib.Path) -> None:
     """folder/weights, in Hugging Face's format: of `config.init.checkpoint`, else those that
     `config.init.stage` leaves, else random ones."""
     c = _on_files(config, folder)
+    if c.init.checkpoint:
+        with c.unlocked():
+            c.init.stage = ConfigDict()
     if c.init.stage:
         c.init.stage.tokenizer = c.tokenizer
     files = {"workdir": str(folder / "init"), "weights": str(folder / "weights")}
@@ -135,7 +138,7 @@ def tunix_settings(config: ConfigDict, folder: pathlib.Path, prompt_length: int)
 
 def phase_shares(rows: list[dict[str, float]]) -> dict[str, float]:
     """Share of seconds that each phase takes, and "other" for what none of them does: in the faster
-    half of the steps, which compiles nothing."""
+    half of the steps, so that those which compile do not count."""
     rows = sorted(rows, key=lambda row: row["time/step"])[: -(-len(rows) // 2)]
     total = sum(row["time/step"] for row in rows)
     names = dict.fromkeys(k for row in rows for k in row if k.startswith("time/"))

@@ -79,12 +79,11 @@ def test_tunix_is_measured_alike(tunix_python):
     assert numbers["tunix"]["ours_over_theirs"] == pytest.approx(ratio)
 
 
-def test_tunix_has_our_weights(tunix_python, tmp_path):
-    config = small_config("random", **{"measure.tunix": tunix_python})
+def random_checkpoint(folder, config):
+    """weights/ and tokenizer/ in the folder; gives the model."""
     examples = [{"question": f"{n} eggs", "answer": "#### 2"} for n in range(40)]
-    tokenizer = setup.open_tokenizer(config, tmp_path, examples)
-    tokenizer.save(tmp_path / "tokenizer")
-    grpo_step.write_data(examples, tmp_path / "drawn.jsonl")
+    tokenizer = setup.open_tokenizer(config, folder, examples)
+    tokenizer.save(folder / "tokenizer")
     changes = SHAPE | {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "init_std": 0.3}
     shape = preset("tiny", vocab_size=tokenizer.vocab_size, **changes)
     random = np.random.default_rng(0)
@@ -92,8 +91,28 @@ def test_tunix_has_our_weights(tunix_python, tmp_path):
         lambda x: x + 0.1 * random.standard_normal(x.shape, np.float32), init_params(shape, 0)
     )
     model = Transformer(shape, params=params)
-    save_hf(model, tmp_path / "weights")
-    tokens = random.integers(0, shape.vocab_size, (3, 17))
+    save_hf(model, folder / "weights")
+    return model
+
+
+def test_a_checkpoint_takes_the_place_of_sft(tmp_path):
+    given, made = tmp_path / "given", tmp_path / "made"
+    made.mkdir()
+    config = small_config(length=136)
+    random_checkpoint(given, config)
+    config.init.checkpoint = str(given / "weights")
+    config.tokenizer = str(given / "tokenizer")
+    grpo_step.prepare(config, made)
+    weights = [folder / "weights" / "model.safetensors" for folder in (given, made)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert not (made / "init").exists()
+
+
+def test_tunix_has_our_weights(tunix_python, tmp_path):
+    config = small_config("random", **{"measure.tunix": tunix_python})
+    model = random_checkpoint(tmp_path, config)
+    vocabulary = model.config.vocab_size
+    tokens = np.random.default_rng(1).integers(0, vocabulary, (3, 17))
     settings = grpo_step.tunix_settings(config, tmp_path, 16) | {"steps": 1}
     with TunixSide(tunix_python, "tunix_grpo.py", settings) as side:
         theirs = np.array(side.ask({"tokens": tokens.tolist()}))
