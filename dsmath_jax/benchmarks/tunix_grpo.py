@@ -1,11 +1,12 @@
 """The same GRPO steps by tunix's learner. A script for the Python of an environment that holds
 google-tunix: it imports nothing of this project.
 
-Reads a line of settings, says that it is ready, and when a line says to begin, trains and answers
-with what each step took and brought: {"seconds": [...], "completion_length": [...], "reward":
-[...]}.
+Reads a line of settings, says that it is ready, and answers each line: {"tokens": [rows]} with the
+policy's logits, [rows, tokens, vocabulary]; "run", once, when it has trained, with what each step
+took and brought: {"seconds": [...], "completion_length": [...], "reward": [...]}.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -75,13 +76,16 @@ def right(prompts, completions, answer, **_):
 def make_learner(settings):
     import jax
     import optax
-    from flax import nnx
-    from tunix.models.llama3 import model
+    from tunix.models.llama3 import model, params
     from tunix.rl import rl_cluster
     from tunix.rl.grpo import grpo_learner
     from tunix.rl.rollout import base_rollout
 
-    shape, o = settings["model"], settings["optimizer"]
+    with open(os.path.join(settings["weights"], "config.json"), encoding="utf-8") as file:
+        shape = json.load(file)
+    o = settings["optimizer"]
+    # Attention of 0.1.7 does not read config.rope_theta and turns by 1,000,000.
+    model.apply_rope = functools.partial(model.apply_rope, rope_theta=shape["rope_theta"])
     config = model.ModelConfig(
         num_layers=shape["num_hidden_layers"],
         vocab_size=shape["vocab_size"],
@@ -92,6 +96,7 @@ def make_learner(settings):
         head_dim=shape["head_dim"],
         rope_theta=int(shape["rope_theta"]),
         norm_eps=shape["rms_norm_eps"],
+        weight_tying=shape["tie_word_embeddings"],
     )
     auto = (jax.sharding.AxisType.Auto,) * 2
     mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=auto, devices=jax.devices()[:1])
@@ -123,10 +128,14 @@ def make_learner(settings):
             top_p=1.0,
         ),
     )
+
+    def load():
+        return params.create_model_from_safe_tensors(settings["weights"], config, mesh)
+
     with mesh:
         cluster = rl_cluster.RLCluster(
-            actor=model.Llama3(config, rngs=nnx.Rngs(params=0)),
-            reference=model.Llama3(config, rngs=nnx.Rngs(params=0)),
+            actor=load(),
+            reference=load(),
             tokenizer=Pieces(settings["tokenizer"]),
             cluster_config=cluster_config,
         )
@@ -141,11 +150,17 @@ def make_learner(settings):
     return cluster, grpo_learner.GRPOLearner(cluster, algorithm, right)
 
 
-def main():
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print
-    settings = json.loads(sys.stdin.readline())
-    cluster, learner = make_learner(settings)
+def logits(model, tokens):
+    import jax.numpy as jnp
+
+    tokens = jnp.array(tokens)
+    rows, length = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+    before = jnp.broadcast_to(jnp.tril(jnp.ones((length, length), bool)), (rows, length, length))
+    return model(tokens, positions, None, before)[0].tolist()
+
+
+def train(cluster, learner, settings):
     seen = {"completion_length": [], "reward": []}
 
     def keep(buffer):
@@ -158,14 +173,25 @@ def main():
                 seen[key].append(float(sum(values) / len(values)))
 
     cluster.with_external_metrics_logger(keep)
-    print('"ready"', file=answers, flush=True)
-    sys.stdin.readline()
     questions = Questions(settings)
     learner.train(questions)
-    times = questions.asked
-    seconds = [b - a for a, b in itertools.pairwise(times)]
-    print(json.dumps({"seconds": seconds} | seen), file=answers, flush=True)
-    sys.stdin.readline()  # until nothing more is wanted of the process
+    seconds = [b - a for a, b in itertools.pairwise(questions.asked)]
+    return {"seconds": seconds} | seen
+
+
+def main():
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print
+    settings = json.loads(sys.stdin.readline())
+    cluster, learner = make_learner(settings)
+    print('"ready"', file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request == "run":
+            answer = train(cluster, learner, settings)
+        else:
+            answer = logits(cluster.actor_trainer.model, request["tokens"])
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
