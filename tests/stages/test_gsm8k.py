@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.data.tokenizers import load_tokenizer
-from dsmath_jax.rewards import final_answer
-from dsmath_jax.stages.rl import _rewards
+from dsmath_jax.rewards import Verdict, final_answer, grade_solution
 from dsmath_jax.training.metrics import read_metrics
 
 SMALL = (
@@ -115,6 +114,6 @@ def test_reward_of_a_written_solution(questions, data_dir):
     for gold in golds:
         right = tokenizer.decode(tokenizer.encode(" " + gold))
         rows.append([right, right + "1", right.replace("####", "So"), "\\boxed{7} " + right])
-    rewards, errors = _rewards(rows, golds)
-    np.testing.assert_array_equal(rewards, [[1, 0, 0, 1]] * 100)
-    assert errors == 0
+    verdicts = [[grade_solution(t, g) for t in row] for row, g in zip(rows, golds, strict=True)]
+    right, wrong = Verdict.RIGHT, Verdict.WRONG
+    assert verdicts == [[right, wrong, wrong, right]] * 100
