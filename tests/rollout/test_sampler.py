@@ -7,7 +7,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 import pytest
 from scipy.stats import chisquare
 
@@ -15,6 +14,7 @@ from dsmath_jax.models import Transformer, preset
 from dsmath_jax.rollout import Sampler
 from dsmath_jax.rollout.cache import move, resize
 from dsmath_jax.rollout.decode import decode, prefill
+from dsmath_jax.training.usage import memory
 from tests.conftest import cpu_devices
 
 CONFIG = preset(
@@ -245,14 +245,14 @@ def test_logits_that_are_not_finite_are_reported(value, temperature):
 def test_many_samples_leave_no_memory_behind():
     sampler = Sampler(MODEL, max_rows=64)
     options = dict(samples_per_prompt=100, max_new_tokens=12, eos_ids=EOS)
-    memory = []
+    held = []
     for seed in range(20):  # 10,000 samples
         sampler(PROMPTS[:5], seed=seed, **options)
         gc.collect()
         device = sum(x.nbytes for x in jax.live_arrays())
-        memory.append((device, psutil.Process().memory_info().rss))
-    assert memory[-1][0] <= memory[4][0]
-    assert memory[-1][1] < memory[4][1] + 20e6
+        held.append((device, memory()["memory/host"]))
+    assert held[-1][0] <= held[4][0]
+    assert held[-1][1] < held[4][1] + 0.02  # GB
 
 
 def test_other_parameters_may_be_given():
@@ -303,6 +303,7 @@ from dsmath_jax.models.sharding import make_mesh
 from dsmath_jax.rollout import Sampler
 from dsmath_jax.rollout.cache import move, resize
 from dsmath_jax.rollout.decode import decode, prefill
+from dsmath_jax.training.usage import memory
 
 model = Transformer(preset("tiny", vocab_size=29, num_layers=2, hidden_size=32, num_kv_heads=2))
 for questions, group, mesh in ((8, 3, {}), (3, 8, {}), (2, 4, {"data": 2}), (20, 3, {"tensor": 2})):
