@@ -34,16 +34,7 @@ def get_config(arg=""):
     c.measure.torch = False  # also time transformers' generate on the processor
     c.rl.group = 16
     if arg in ("", "equal", "spread"):
-        c.model = "tiny"
-        c.model_changes = {
-            "vocab_size": 8192,
-            "hidden_size": 512,
-            "intermediate_size": 1376,
-            "num_layers": 8,
-            "num_heads": 8,
-            "num_kv_heads": 8,
-            "head_dim": 64,
-        }
+        c.model = "small"
         c.dtype = "float32"
         c.length = 256
         c.rl.max_new_tokens = 128

@@ -30,16 +30,7 @@ def get_config(arg=""):
     c.measure.torch = False  # also time transformers and torch on the processor, in turn (":cpu")
     c.micro_batches = 1
     if arg in ("", "cpu"):
-        c.model = "tiny"
-        c.model_changes = {
-            "vocab_size": 8192,
-            "hidden_size": 512,
-            "intermediate_size": 1376,
-            "num_layers": 8,
-            "num_heads": 8,
-            "num_kv_heads": 8,
-            "head_dim": 64,
-        }
+        c.model = "small"
         c.dtype = "float32"
         c.length = 512
         c.batch_size = 4

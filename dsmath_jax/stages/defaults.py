@@ -100,9 +100,7 @@ def get_defaults(stage: str) -> ConfigDict:
         c.rl.aggregation = "sequence_mean"
         c.rl.updates_per_step = 1  # mu of Algorithm 1
         c.rl.old_logprobs = "rollout"  # the sampler's; "recompute": by the trainer's own forward
-        c.rl.importance_cap = (
-            0.0  # of each token's pi_old / pi_rollout ("recompute"); 0: unweighted
-        )
+        c.rl.importance_cap = 0.0  # of pi_old / pi_rollout of a token ("recompute"); 0: no weights
         c.rl.dynamic_sampling = 0  # more batches at most, for groups with unequal rewards (DAPO)
         c.rl.ahead = False  # generate for the next step during the update, by weights before it
         c.rl.max_rows = 512  # samples decoded together

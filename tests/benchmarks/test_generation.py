@@ -17,13 +17,7 @@ CHANGES = {
     "rl.max_new_tokens": 12,
     "rl.questions": 2,
     "rl.group": 4,
-    "model_changes.num_layers": 2,
-    "model_changes.hidden_size": 64,
-    "model_changes.intermediate_size": 96,
-    "model_changes.num_heads": 2,
-    "model_changes.num_kv_heads": 2,
-    "model_changes.head_dim": 32,
-    "model_changes.vocab_size": 256,
+    "model": "tiny",
     "measure.left_out": 0,
     "measure.rounds": 2,
 }
@@ -76,15 +70,15 @@ def test_numbers_fit_together_and_are_written_down(launch, tmp_path):
 
 
 def test_the_token_that_ends_a_sample_counts():
-    changes = {"measure.ending_ids": 250, "measure.torch": HAS_TORCH, "measure.rounds": 1}
+    changes = {"measure.ending_ids": 506, "measure.torch": HAS_TORCH, "measure.rounds": 1}
     numbers = generation.run(small_config(**changes))
     for side in numbers.values():
-        assert 8 <= side["tokens"] <= 10  # 8 samples, which the first token ends 250 times in 256
+        assert 8 <= side["tokens"] <= 10  # 8 samples, which the first token ends 506 times in 512
     assert "seconds_per_step" not in numbers["ours"]["decode"]
 
 
 def test_tunix_is_measured_alike(tunix_python):
-    changes = {"measure.tunix": tunix_python, "measure.ending_ids": 250}
+    changes = {"measure.tunix": tunix_python, "measure.ending_ids": 506}
     ended = generation.run(small_config(**changes))
     assert 8 <= ended["tunix"]["tokens"] <= 10
     numbers = generation.run(small_config(**changes | {"measure.ending_ids": 0}))

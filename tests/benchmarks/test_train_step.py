@@ -10,13 +10,8 @@ from tests.conftest import REPO
 SMALL = [
     "--config=configs/bench/train_step.py:cpu",
     "--config.length=32",
-    "--config.model_changes.num_layers=2",
-    "--config.model_changes.hidden_size=64",
-    "--config.model_changes.intermediate_size=96",
-    "--config.model_changes.num_heads=2",
-    "--config.model_changes.num_kv_heads=2",
-    "--config.model_changes.head_dim=32",
-    "--config.model_changes.vocab_size=256",
+    "--config.model=tiny",
+    "--config.model_changes={'num_layers': 2}",
     "--config.measure.steps=2",
     "--config.measure.rounds=3",
 ]
@@ -29,9 +24,9 @@ def test_numbers_fit_together_and_are_written_down(launch, tmp_path):
     numbers, seconds = result["numbers"], result["numbers"]["seconds"]
     assert numbers["tokens_per_step"] == 4 * 32
     assert numbers["tokens_per_s"] == pytest.approx(4 * 32 / seconds["step"])
-    matrices = 2 * (4 * 64 * 64 + 3 * 64 * 96) + 64 * 256  # parameters in matrix products
+    matrices = 2 * (4 * 128 * 128 + 3 * 128 * 384) + 128 * 512  # parameters in matrix products
     pairs = 32 * 33 / 2
-    flops = 3 * 4 * (32 * 2 * matrices + pairs * 4 * 2 * 64)
+    flops = 3 * 4 * (32 * 2 * matrices + pairs * 4 * 2 * 128)
     assert numbers["flops_per_step"] == flops
     peak = numbers["peak_flops_per_device"]
     assert numbers["mfu"] == pytest.approx(flops / seconds["step"] / peak)

@@ -68,7 +68,8 @@ def test_stray_fields_are_ignored():
 
 
 @pytest.mark.parametrize(
-    "name, billions", [("deepseek_7b", 6.910), ("deepseek_1_3b", 1.646), ("tiny", 0.000984)]
+    "name, billions",
+    [("deepseek_7b", 6.910), ("deepseek_1_3b", 1.646), ("small", 0.033694), ("tiny", 0.000984)],
 )
 def test_parameter_counts_of_presets(name, billions):
     assert preset(name).num_params / 1e9 == pytest.approx(billions, rel=0.01)
