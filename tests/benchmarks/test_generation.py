@@ -32,12 +32,12 @@ def small_config(**changes):
     return config
 
 
-def check_speed(side):
+def check_speed(side, compiles=True):
     assert side["tokens_per_s_lowest"] <= side["tokens_per_s"] <= side["tokens_per_s_highest"]
     rates = (side["tokens_per_s_lowest"], side["tokens_per_s_highest"])
     assert rates[0] <= side["tokens"] / side["seconds"] * 1.001
     assert side["tokens"] / side["seconds"] <= rates[1] * 1.001
-    assert side["first_call_s"] > side["seconds"]
+    assert side["first_call_s"] > (side["seconds"] if compiles else 0)
     assert 0.05 < side["peak_memory_gb"] < 10
 
 
@@ -64,7 +64,7 @@ def test_numbers_fit_together_and_are_written_down(launch, tmp_path):
     assert decode["seconds_per_step"] == pytest.approx(decode["seconds"] / 11)
     assert "share_of_bound" not in decode  # a processor's bandwidth is unknown
     if HAS_TORCH:
-        check_speed(numbers["transformers"])
+        check_speed(numbers["transformers"], compiles=False)
         assert numbers["transformers"]["tokens"] == 2 * 4 * 12
         check_against(ours, numbers["transformers"])
 
