@@ -30,7 +30,6 @@ def get_config(arg=""):
     c.measure.rounds = 3
     c.measure.tunix = ""  # the Python of an environment that holds google-tunix
     c.dtype = "float32"
-    c.micro_batches = 4  # parts that a CPU holds in its cache
     c.remat = "dots"
     c.data.num_examples = 2000
     c.rl.questions = 16

@@ -26,8 +26,9 @@ def causal_attention(
     segment_ids: jax.Array,
     backend: str = "auto",
     interpret: bool = False,
+    prefix_ids: jax.Array | None = None,
 ) -> jax.Array:
-    """Each token attends to itself and earlier tokens of its own segment.
+    """Each token attends to itself and earlier tokens of its own segment, and of its prefix.
 
     Inside `jax.set_mesh` every device computes its part: rows by mesh axes data and fsdp, heads by
     tensor, queries by sequence (its keys and values are gathered, its gradients scattered back). No
@@ -42,6 +43,9 @@ def causal_attention(
       backend: "splash" (Pallas, TPU), "flash" (Pallas, GPU), "chunked" (plain XLA, any device), or
         "auto": what suits the devices of the mesh in `jax.set_mesh`, else of this machine.
       interpret: run a Pallas kernel without its device, to test it.
+      prefix_ids: [batch, length] int, which segment of the row each token's own segment continues:
+        several may continue one. Its own id where it continues none. A prefix comes before what
+        continues it, and that is numbered from 1 + its id on. Not for "flash".
 
     Returns:
       [batch, length, heads, head_dim], of q's dtype.
@@ -51,47 +55,52 @@ def causal_attention(
     """
     mesh = jax.sharding.get_abstract_mesh()
     backend = resolve_backend(backend, mesh, interpret)
+    if prefix_ids is not None and not reads_prefixes(backend):
+        raise ValueError("attention='flash' knows no prefixes; choose 'chunked'")
     split = not mesh.empty and mesh.size > 1
     length, heads = q.shape[1:3]
     shards = mesh.shape["sequence"] if split else 1
     kernel = None
     if backend == "splash":
-        padded = splash.padded_length(length, shards)
+        largest = splash.largest_block(q, prefix_ids is not None)
+        padded = splash.padded_length(length, shards, largest)
         local_heads = heads // _ways(heads, "tensor", mesh) if split else heads
-        kernel = splash.make_kernel(padded, local_heads, shards, interpret)
+        kernel = splash.make_kernel(padded, local_heads, shards, largest, interpret)
     elif backend == "flash":
         padded = flash_gpu.padded_length(length)
     else:
         padded = math.ceil(length / shards) * shards
-    q, k, v, segment_ids = (pad_length(x, padded) for x in (q, k, v, segment_ids))
+    ids = [segment_ids] if prefix_ids is None else [segment_ids, prefix_ids]
+    q, k, v, *ids = (pad_length(x, padded) for x in (q, k, v, *ids))
 
-    def attend(kernel, q, k, v, segment_ids):
-        q_segments, first = segment_ids, 0
+    def attend(kernel, q, k, v, *ids):
+        q_ids, first = ids, 0
         if shards > 1:
             first = jax.lax.axis_index("sequence") * q.shape[1]
-            k, v, segment_ids = (
-                jax.lax.all_gather(x, "sequence", axis=1, tiled=True) for x in (k, v, segment_ids)
+            k, v, *ids = (
+                jax.lax.all_gather(x, "sequence", axis=1, tiled=True) for x in (k, v, *ids)
             )
         if kernel is not None:
-            return splash.splash_attention(kernel, q, k, v, q_segments, segment_ids)
+            return splash.splash_attention(kernel, q, k, v, q_ids[0], ids[0], *q_ids[1:], *ids[1:])
         if backend == "flash":
-            return flash_gpu.flash_attention(q, k, v, segment_ids, interpret)
-        return chunked_attention(q, k, v, q_segments, segment_ids, first)
+            return flash_gpu.flash_attention(q, k, v, *ids, interpret)
+        q_prefixes = q_ids[1] if len(q_ids) > 1 else None
+        return chunked_attention(q, k, v, q_ids[0], ids[0], first, q_prefixes=q_prefixes)
 
     if split:
         k, v = (_split_heads(x, heads, mesh) for x in (k, v))
         spec = functools.partial(partition_spec, mesh=mesh)
         q_spec = spec(("batch", "length", "heads", "hidden"), q.shape)
         kv_spec = spec(("batch", "length", "kv_heads", "hidden"), k.shape)
-        segment_spec = spec(("batch", "length"), segment_ids.shape)
+        id_specs = (spec(("batch", "length"), ids[0].shape),) * len(ids)
         kernel_spec = kernel and splash.kernel_specs(kernel, mesh, shards)
         attend = jax.shard_map(
             attend,
-            in_specs=(kernel_spec, q_spec, kv_spec, kv_spec, segment_spec),
+            in_specs=(kernel_spec, q_spec, kv_spec, kv_spec, *id_specs),
             out_specs=q_spec,
             check_vma=False,  # kernels do not say over which axes their results vary
         )
-    return checkpoint_name(attend(kernel, q, k, v, segment_ids)[:, :length], "attention_out")
+    return checkpoint_name(attend(kernel, q, k, v, *ids)[:, :length], "attention_out")
 
 
 def resolve_backend(backend: str, mesh: AbstractMesh, interpret: bool = False) -> str:
@@ -115,6 +124,11 @@ def resolve_backend(backend: str, mesh: AbstractMesh, interpret: bool = False) -
             "attention='chunked'"
         )
     return backend
+
+
+def reads_prefixes(backend: str) -> bool:
+    """Whether a backend, as `resolve_backend` gives it, takes `prefix_ids`."""
+    return backend != "flash"
 
 
 def _ways(size: int, axis: str, mesh: AbstractMesh) -> int:

@@ -23,7 +23,8 @@ def chunked_attention(
     q_segments: jax.Array,
     segments: jax.Array,
     first: jax.Array | int = 0,
-    block: int = BLOCK,
+    block: int | None = None,
+    q_prefixes: jax.Array | None = None,
 ) -> jax.Array:
     """Blocks of queries one after another against blocks of keys up to the diagonal.
 
@@ -35,19 +36,22 @@ def chunked_attention(
       k, v: [batch, length, kv_heads, head_dim]; kv_heads divides heads.
       q_segments, segments: [batch, queries] and [batch, length] int.
       first: which of the keys is the first query's own.
+      block: queries and keys at a time; by default at most `BLOCK`, in equal parts.
+      q_prefixes: [batch, queries] int, a second segment that each query attends to.
 
     Returns:
       [batch, queries, heads, head_dim], of q's dtype.
     """
     batch, queries, heads, head_dim = q.shape
     length, kv_heads = k.shape[1:3]
-    block = min(block, length)
+    block = block or math.ceil(length / math.ceil(length / BLOCK))
     rows, columns = (math.ceil(n / block) * block for n in (queries, length))
     q = pad_length(q, rows).reshape(batch, rows, kv_heads, heads // kv_heads, head_dim)
     q = q.transpose(0, 2, 3, 1, 4)
     k, v = (pad_length(x, columns).swapaxes(1, 2) for x in (k, v))
-    q_segments, segments = pad_length(q_segments, rows), pad_length(segments, columns)
-    out = _attend(q, k, v, q_segments, segments, jnp.int32(first), block)
+    seen = [q_segments] if q_prefixes is None else [q_segments, q_prefixes]
+    seen = [pad_length(x, rows) for x in seen]
+    out = _attend(q, k, v, seen, pad_length(segments, columns), jnp.int32(first), block)
     out = out.transpose(0, 3, 1, 2, 4).reshape(batch, rows, heads, head_dim)
     return out[:, :queries]
 
@@ -70,25 +74,27 @@ def _last(i, first, block, num_blocks):
     return jnp.minimum((first + (i + 1) * block - 1) // block + 1, num_blocks)
 
 
-def _scores(q, k, q_segments, segments, i, j, first):
-    # q [batch, kv_heads, group, block, head_dim], k [batch, kv_heads, block, head_dim]
+def _scores(q, k, seen, segments, i, j, first):
+    # q [batch, kv_heads, group, block, head_dim], k [batch, kv_heads, block, head_dim]; seen: lists
+    # of the segments that queries attend to
     scores = jnp.einsum("bkgtd,bksd->bkgts", q, k, preferred_element_type=jnp.float32)
     t, s = q.shape[3], k.shape[2]
     q_index = first + i * t + jnp.arange(t)
-    allowed = (q_segments[:, :, None] == segments[:, None, :]) & (
+    inside = [x[:, :, None] == segments[:, None, :] for x in seen]
+    allowed = functools.reduce(jnp.logical_or, inside) & (
         q_index[:, None] >= j * s + jnp.arange(s)[None, :]
     )
     return jnp.where(allowed[:, None, None], scores * q.shape[-1] ** -0.5, MASKED)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _attend(q, k, v, q_segments, segments, first, block):
-    return _forward(q, k, v, q_segments, segments, first, block)[0]
+def _attend(q, k, v, seen, segments, first, block):
+    return _forward(q, k, v, seen, segments, first, block)[0]
 
 
-def _forward(q, k, v, q_segments, segments, first, block):
+def _forward(q, k, v, seen, segments, first, block):
     def one_block(_, i):
-        q_i, seg_i = _cut(q, i, block, 3), _cut(q_segments, i, block, 1)
+        q_i, seen_i = _cut(q, i, block, 3), [_cut(x, i, block, 1) for x in seen]
 
         def body(j, carry):
             out, peak, total = carry
@@ -97,7 +103,7 @@ def _forward(q, k, v, q_segments, segments, first, block):
                 _cut(v, j, block, 2),
                 _cut(segments, j, block, 1),
             )
-            scores = _scores(q_i, k_j, seg_i, seg_j, i, j, first)
+            scores = _scores(q_i, k_j, seen_i, seg_j, i, j, first)
             new_peak = jnp.maximum(peak, scores.max(axis=-1))
             weights = jnp.exp(scores - new_peak[..., None])
             shrink = jnp.exp(peak - new_peak)
@@ -131,22 +137,22 @@ def _join(x):
     return x.reshape(*x.shape[:3], -1, *x.shape[5:])
 
 
-def _attend_fwd(q, k, v, q_segments, segments, first, block):
-    out, logsumexp = _forward(q, k, v, q_segments, segments, first, block)
+def _attend_fwd(q, k, v, seen, segments, first, block):
+    out, logsumexp = _forward(q, k, v, seen, segments, first, block)
     out = checkpoint_name(out, "attention_residuals")
     logsumexp = checkpoint_name(logsumexp, "attention_residuals")
-    return out, (q, k, v, q_segments, segments, first, out, logsumexp)
+    return out, (q, k, v, seen, segments, first, out, logsumexp)
 
 
 def _attend_bwd(block, kept, d_out):
-    q, k, v, q_segments, segments, first, out, logsumexp = kept
+    q, k, v, seen, segments, first, out, logsumexp = kept
     scale = q.shape[-1] ** -0.5
     delta = jnp.einsum("bkgtd,bkgtd->bkgt", out, d_out, preferred_element_type=jnp.float32)
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def one_block(carry, i):
         q_i, d_i = _cut(q, i, block, 3), _cut(d_out, i, block, 3)
-        seg_i = _cut(q_segments, i, block, 1)
+        seen_i = [_cut(x, i, block, 1) for x in seen]
         lse_i, delta_i = _cut(logsumexp, i, block, 3), _cut(delta, i, block, 3)
 
         def body(j, carry):
@@ -156,7 +162,7 @@ def _attend_bwd(block, kept, d_out):
                 _cut(v, j, block, 2),
                 _cut(segments, j, block, 1),
             )
-            weights = jnp.exp(_scores(q_i, k_j, seg_i, seg_j, i, j, first) - lse_i[..., None])
+            weights = jnp.exp(_scores(q_i, k_j, seen_i, seg_j, i, j, first) - lse_i[..., None])
             d_weights = dot("bkgtd,bksd->bkgts", d_i, v_j)
             d_scores = (weights * (d_weights - delta_i[..., None])).astype(q.dtype)
             dv_j = dot("bkgts,bkgtd->bksd", weights.astype(q.dtype), d_i)

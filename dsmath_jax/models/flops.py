@@ -41,6 +41,7 @@ def rl_flops(
     updates: int = 1,
     critic: bool = False,
     forwards: int = 1,
+    shared: bool = True,
 ) -> dict[str, float]:
     """Of one step of GRPO or PPO, by phase, and their sum as "step".
 
@@ -53,11 +54,11 @@ def rl_flops(
     Args:
       prompts: [questions] tokens of each.
       completions: [questions, group] tokens of each.
+      shared: whether a prompt is computed once for its samples, not with each.
     """
-    whole = np.asarray(prompts)[:, None] + completions
-    pairs = causal_pairs(whole)
-    policy = forward_flops(config, float(whole.sum()), pairs, float(np.sum(completions)))
-    value = forward_flops(config, float(whole.sum()), pairs, 0.0) if critic else 0.0
+    tokens, pairs = _tokens_and_pairs(prompts, completions, shared)
+    policy = forward_flops(config, tokens, pairs, float(np.sum(completions)))
+    value = forward_flops(config, tokens, pairs, 0.0) if critic else 0.0
     phases = {
         "generate": generation_flops(config, prompts, completions),
         "logprob": forwards * policy,
@@ -70,10 +71,18 @@ def rl_flops(
 def generation_flops(config: ModelConfig, prompts: np.ndarray, completions: np.ndarray) -> float:
     """Each prompt read once for its group, each completion's token once, with logits; arguments as
     in `rl_flops`."""
-    written = float(np.sum(completions))
-    repeated = (completions.shape[1] - 1) * causal_pairs(prompts)
-    pairs = causal_pairs(np.asarray(prompts)[:, None] + completions) - repeated
-    return forward_flops(config, float(np.sum(prompts)) + written, pairs, written)
+    tokens, pairs = _tokens_and_pairs(prompts, completions, shared=True)
+    return forward_flops(config, tokens, pairs, float(np.sum(completions)))
+
+
+def _tokens_and_pairs(
+    prompts: np.ndarray, completions: np.ndarray, shared: bool
+) -> tuple[float, float]:
+    """Of all samples, arguments as in `rl_flops`."""
+    whole = np.asarray(prompts)[:, None] + completions
+    repeats = completions.shape[1] - 1 if shared else 0
+    tokens = float(whole.sum()) - repeats * float(np.sum(prompts))
+    return tokens, causal_pairs(whole) - repeats * causal_pairs(prompts)
 
 
 def causal_pairs(lengths: np.ndarray | list[int]) -> float:

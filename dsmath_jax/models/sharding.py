@@ -16,7 +16,7 @@ MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 # Logical dimension -> mesh axes that split it.
 RULES: dict[str, str | tuple[str, ...] | None] = {
     # parameters
-    "layers": None,
+    "layers": None,  # also parts of a batch
     "embed": "fsdp",
     "vocab": "tensor",
     "heads": "tensor",
@@ -95,8 +95,9 @@ def shardings_of(specs: dict, mesh: Mesh) -> dict:
 
 
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """For arrays [batch, length] or [batch]."""
-    return NamedSharding(mesh, partition_spec(("batch", "length")[: len(shape)], shape, mesh))
+    """For arrays [batch], [batch, length] or [parts, batch, length]."""
+    axes = ("layers", "batch", "length") if len(shape) == 3 else ("batch", "length")[: len(shape)]
+    return NamedSharding(mesh, partition_spec(axes, shape, mesh))
 
 
 def constrain(x: jax.Array, *axes: str) -> jax.Array:

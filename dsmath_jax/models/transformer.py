@@ -103,6 +103,7 @@ class Transformer(nnx.Module):
         tokens: jax.Array,
         positions: jax.Array | None = None,
         segment_ids: jax.Array | None = None,
+        prefix_ids: jax.Array | None = None,
     ) -> jax.Array:
         """Last hidden states [batch, length, hidden_size], normalised, ready for the head.
 
@@ -110,15 +111,17 @@ class Transformer(nnx.Module):
           tokens: [batch, length] int.
           positions: [batch, length] int; by default each segment counts from 0.
           segment_ids: [batch, length] int, 0 for padding; by default one segment a row.
+          prefix_ids: [batch, length] int, the segment that each one continues (see
+            `attention.causal_attention`); positions are then to be given.
         """
-        return self._forward(tokens, positions, segment_ids, with_kv=False)[0]
+        return self._forward(tokens, positions, segment_ids, False, prefix_ids)[0]
 
     def output_head(self) -> jax.Array:
         """[hidden_size, vocab] in the computation's dtype, for `losses.token_logprobs`."""
         head = self.embed[...].T if self.config.tie_embeddings else self.head[...]
         return head.astype(self.dtype)
 
-    def _forward(self, tokens, positions, segment_ids, with_kv: bool):
+    def _forward(self, tokens, positions, segment_ids, with_kv: bool, prefix_ids=None):
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
         if positions is None:
@@ -131,10 +134,8 @@ class Transformer(nnx.Module):
             x = checkpoint_name(x, "layer_input")
 
             def attend(q, k, v):
-                return causal_attention(q, k, v, segment_ids, self.attention), (
-                    k,
-                    v,
-                ) if with_kv else None
+                out = causal_attention(q, k, v, segment_ids, self.attention, prefix_ids=prefix_ids)
+                return out, (k, v) if with_kv else None
 
             x, kv = self._layer(params, x, cos, sin, attend)
             return constrain(x, "batch", "length", "hidden"), kv

@@ -44,9 +44,11 @@ class ValueModel(nnx.Module):
         tokens: jax.Array,
         positions: jax.Array | None = None,
         segment_ids: jax.Array | None = None,
+        prefix_ids: jax.Array | None = None,
     ) -> jax.Array:
-        """The value after each token was read: [batch, length] float32."""
-        hidden = self.trunk.hidden(tokens, positions, segment_ids)
+        """The value after each token was read: [batch, length] float32; arguments as
+        `Transformer.hidden` has them."""
+        hidden = self.trunk.hidden(tokens, positions, segment_ids, prefix_ids)
         weights = self.value[...].astype(hidden.dtype)
         return jnp.einsum("bth,h->bt", hidden, weights, preferred_element_type=jnp.float32)
 

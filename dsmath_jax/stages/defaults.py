@@ -26,7 +26,7 @@ def get_defaults(stage: str) -> ConfigDict:
     c.steps = 100  # optimizer steps (for RL: exploration steps)
     c.batch_size = 16  # rows of `length` tokens (for RL see rl.questions)
     c.length = 256  # tokens of a row; for RL, of the longest prompt with its completion
-    c.micro_batches = 1  # parts of a batch done one after another to save memory
+    c.micro_batches = 1  # parts of a batch done one after another to save memory (RL: see below)
 
     # ---- Model ----
     c.model = "tiny"  # a preset of dsmath_jax.models, or a path of a Hugging Face config.json
@@ -86,6 +86,8 @@ def get_defaults(stage: str) -> ConfigDict:
     c.log.profile = ""  # steps to trace, STEP[:COUNT] or next[:COUNT]; --profile sets it
 
     if stage == "rl":
+        c.micro_batches = 32  # parts of a step whose samples are all as long as can be: few for
+        # speed, many for memory and little padding, for other steps take as few as they need
         c.rl = ConfigDict()
         c.rl.algorithm = "grpo"  # or "ppo": with a critic as large as the policy
         c.rl.questions = 16  # a step
@@ -132,7 +134,8 @@ def _shrink(c: ConfigDict) -> ConfigDict:
     c.init.checkpoint = c.tokenizer = ""
     c.distributed = False
     c.mesh = {"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1}
-    c.steps, c.length, c.batch_size, c.micro_batches = 3, 192, 16, min(c.micro_batches, 2)
+    c.steps, c.length, c.batch_size = 3, 192, 16
+    c.micro_batches = min(c.micro_batches, 4 if c.stage == "rl" else 2)
     c.data.path = c.data.heldout_path = c.data.text_field = ""
     c.data.mixture = ConfigDict()
     c.data.num_examples, c.data.num_heldout = 400, 16

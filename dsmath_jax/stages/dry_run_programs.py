@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from typing import Any
 
@@ -23,6 +24,7 @@ from dsmath_jax.rollout.sampler import INTERVAL
 from dsmath_jax.rollout.slots import BLOCK, Shard, Sizes, make_plan
 from dsmath_jax.stages import setup, supervised
 from dsmath_jax.stages.rl_programs import make_programs
+from dsmath_jax.stages.rl_rows import row_shapes
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.state import abstract_state, policy_of
 
@@ -96,8 +98,9 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
     if compiled is not None:
         yield from _generation_programs(config, mesh, model, kept)
     # ---- Training -------------------------------------------------------------------------------
-    rows = _rl_rows(config, mesh)
-    flops = _flops(config, model_config, c.questions, c.group)
+    rows, used = _rl_rows(config, mesh)
+    flops = _flops(config, mesh, model_config, c.questions, c.group)
+    one = jax.ShapeDtypeStruct((), jnp.int32)
     sampled = {k: v for k, v in rows.items() if k not in ESTIMATED + COMPUTED}
     known = {k: v for k, v in rows.items() if k not in ESTIMATED}
     forwards = (c.kl_coef != 0) + (c.old_logprobs == "recompute")
@@ -105,11 +108,12 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
         yield Program(
             "log-probs",
             programs.logprobs,
-            (policy if state.reference is None else state.reference, sampled),
+            (policy if state.reference is None else state.reference, sampled, one),
             mesh,
-            Design(weight_gathers=config.micro_batches),
+            Design(weight_gathers=used),
             runs=forwards,
             model_flops=flops["logprob"],
+            turns=used,
             kinds={"params": "params" if state.reference is None else "reference"},
             beside=_without(kept, "params" if state.reference is None else "reference"),
         )
@@ -117,10 +121,11 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
         yield Program(
             "values",
             programs.estimate,
-            (state.params["critic"], known),
+            (state.params["critic"], known, one),
             mesh,
-            Design(weight_gathers=config.micro_batches),
+            Design(weight_gathers=used),
             model_flops=flops["value"],
+            turns=used,
             kinds={"params": "critic"},
             beside=_without(kept, "params['critic']"),
         )
@@ -131,23 +136,26 @@ COMPUTED = ("ref_logp", "old_logp")  # by the trainer, before the update
 ESTIMATED = ("returns", "old_values")  # by the critic
 
 
-def _rl_rows(config: ConfigDict, mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """What an update takes (see `rl_rows.pack`), as if no two samples fitted into a row: at most so
-    much it is, and in rows of up to twice the length as much."""
-    c = config.rl
-    shape = (c.questions * c.group, config.length)
+def _rl_rows(config: ConfigDict, mesh) -> tuple[dict[str, jax.ShapeDtypeStruct], int]:
+    """What an update takes (see `rl_rows.pack`) and how many parts of it are used, as if no two
+    samples fitted into a row: at most so much it is, and in rows of up to twice the length as
+    much."""
+    c, shapes = config.rl, row_shapes(config, mesh)
+    length = shapes.lengths(config.length)[0]
+    shape = (shapes.parts(length), shapes.rows(length), length)
     names = ["rollout_logp", "advantages", "lengths"]
     names += ["ref_logp"] if c.kl_coef else []
     names += ["old_logp"] if c.old_logprobs == "recompute" else []
     names += ["rewards", *ESTIMATED] if c.algorithm == "ppo" else []
-    rows = _rows(mesh, *shape) | {name: _array(mesh, shape, jnp.float32) for name in names}
-    del rows["positions"]
-    return rows
+    integers = ["tokens", "segment_ids", "positions"] + ["prefix_ids"] * shapes.shared
+    rows = {name: _array(mesh, shape, jnp.int32) for name in integers}
+    rows |= {name: _array(mesh, shape, jnp.float32) for name in ["loss_mask", *names]}
+    return rows, math.ceil(shapes.samples / shapes.rows(length))
 
 
 def rl_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Program:
     c, with_critic = config.rl, config.rl.algorithm == "ppo"
-    setup.check_parts(c.questions * c.group, config, mesh, "config.rl.questions x group")
+    rows, used = _rl_rows(config, mesh)
     optimizer = setup.open_rl_optimizer(config)
     model = setup.open_model(config, model_config)
     state = abstract_state(
@@ -156,12 +164,13 @@ def rl_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Program:
     return Program(
         "update",
         make_programs(config, model, optimizer, mesh).update,
-        (state, _rl_rows(config, mesh)),
+        (state, rows, jax.ShapeDtypeStruct((), jnp.int32)),
         mesh,
-        Design(weight_gathers=3 * config.micro_batches),
+        Design(weight_gathers=3 * used),
         runs=c.updates_per_step,
-        model_flops=_flops(config, model_config, c.questions, c.group)["update"]
+        model_flops=_flops(config, mesh, model_config, c.questions, c.group)["update"]
         / c.updates_per_step,
+        turns=used,
     )
 
 
@@ -186,7 +195,7 @@ def _sampling(
     hosts = len({d.process_index for d in mesh.devices.flat})
     here = setup.open_generation_mesh(config, mesh, mesh.devices.flat[0].process_index)
     named = "eval {}".format if evaluation else str
-    flops = _flops(config, model_config, count, group)
+    flops = _flops(config, mesh, model_config, count, group)
     prompt = config.length - c.max_new_tokens
     read = forward_flops(model_config, *_tokens_and_pairs(count, prompt), 0)
     samples = -(-count * group // hosts)
@@ -261,7 +270,7 @@ def _sampling(
 
 
 def _flops(
-    config: ConfigDict, model_config: ModelConfig, questions: int, group: int
+    config: ConfigDict, mesh, model_config: ModelConfig, questions: int, group: int
 ) -> dict[str, float]:
     """Of one step, by phase, each sample at its full length."""
     c = config.rl
@@ -271,20 +280,12 @@ def _flops(
         np.full((questions, group), c.max_new_tokens),
         updates=c.updates_per_step,
         critic=c.algorithm == "ppo",
+        shared=row_shapes(config, mesh).shared,
     )
 
 
 def _without(kept: dict[str, Any], path: str) -> dict[str, Any]:
     return {k: v for k, v in kept.items() if k != path}
-
-
-def _outputs(compiled: Any) -> Any:
-    """Shapes and layouts of a compiled program's results."""
-    return jax.tree.map(
-        lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
-        compiled.out_info,
-        compiled.output_shardings,
-    )
 
 
 def _tokens_and_pairs(rows: int, length: int) -> tuple[float, float]:

@@ -69,7 +69,6 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     # ---- Mesh, model, optimizer -----------------------------------------------------------------
     mesh = setup.open_mesh(config)
     generation_mesh = setup.open_generation_mesh(config, mesh)
-    setup.check_parts(rl.questions * rl.group, config, mesh, "config.rl.questions x group")
     model_config = setup.open_model_config(config, tokenizer)
     model = setup.open_model(config, model_config)
     optimizer = setup.open_rl_optimizer(config)
@@ -127,7 +126,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             advantages = group_advantages(
                 jnp.asarray(trained.rewards), ddof=rl.advantage_ddof, eps=rl.advantage_eps
             )
-            rows, padding = pack(
+            rows, used, padding = pack(
                 [q["ids"] for q in trained.questions],
                 trained.samples,
                 np.asarray(advantages),
@@ -140,18 +139,19 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
                 _write_samples(workdir, f"step_{step:06d}", groups, tokenizer)
         with phases("logprob"):
             if with_reference:
-                rows["ref_logp"] = programs.logprobs(state.reference, rows)
+                rows["ref_logp"] = programs.logprobs(state.reference, rows, used)
             if rl.old_logprobs == "recompute":
-                rows["old_logp"] = programs.logprobs(policy_of(state.params), rows)
+                rows["old_logp"] = programs.logprobs(policy_of(state.params), rows, used)
             jax.block_until_ready(rows)
         if with_critic:
             with phases("value"):
-                rows = jax.block_until_ready(programs.estimate(state.params["critic"], rows))
+                rows = programs.estimate(state.params["critic"], rows, used)
+                jax.block_until_ready(rows)
         with phases("update"):
             next_step = jnp.array(state.step + 1)
             state, first = state._replace(ahead=None), None
             for _ in range(rl.updates_per_step):
-                state, metrics = programs.update(state, rows)
+                state, metrics = programs.update(state, rows, used)
                 first = metrics if first is None else first
             state = state._replace(step=next_step)
             jax.block_until_ready(state.params)
@@ -169,6 +169,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
             updates=rl.updates_per_step,
             critic=with_critic,
             forwards=with_reference + (rl.old_logprobs == "recompute"),
+            shared=shapes.shared,
         )
         flops["step"] += generation_flops(model_config, *_lengths(groups)) - flops["generate"]
         metrics |= {f"flops/{phase}": flops[phase] for phase in ("update", "step")}

@@ -7,6 +7,7 @@ like ratios, advantages are whitened over the batch's tokens.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -25,21 +26,28 @@ from dsmath_jax.losses import (
     sum_and_count,
     value_loss,
 )
+from dsmath_jax.models.sharding import constrain
 from dsmath_jax.models.transformer import Transformer
 from dsmath_jax.models.value_model import ValueModel
 from dsmath_jax.rollout.local import weight_shardings
-from dsmath_jax.training.update import make_update, predicted_mask, sequence_logprobs, split_batch
+from dsmath_jax.training.update import (
+    accumulate_parts,
+    apply_gradient,
+    predicted_mask,
+    sequence_logprobs,
+)
 
 
 class Programs(NamedTuple):
-    """Compiled functions of parameters and rows (see `rl_rows.pack`).
+    """Compiled functions of parameters, rows [parts, rows, length] and the number of parts that are
+    used (see `rl_rows.pack`): how many it is changes nothing that is compiled.
 
     generation_weights(policy): in the computation's dtype, laid out as `rollout.local` says; copies
       of which nothing is lost when the update reuses the state's memory.
-    logprobs(policy, rows): [rows, length] float32.
-    estimate(critic, rows): rows with PPO's advantages, returns and old values.
-    update(state, rows): (state, metrics); rows have `ref_logp` unless the KL coefficient is 0, and
-      `old_logp` where it is not the sampler's.
+    logprobs(policy, rows, used): [parts, rows, length] float32.
+    estimate(critic, rows, used): rows with PPO's advantages, returns and old values.
+    update(state, rows, used): (state, metrics); rows have `ref_logp` unless the KL coefficient is
+      0, and `old_logp` where it is not the sampler's.
     """
 
     generation_weights: Any
@@ -61,9 +69,9 @@ def make_programs(
     def cast(params):
         return jax.tree.map(lambda x: x.astype(config.dtype), params)
 
-    def logprobs(params, rows):
+    def logprobs(params, rows, used):
         return _in_parts(
-            lambda part: sequence_logprobs(graph, params, part, rl.temperature), rows, config
+            lambda part: sequence_logprobs(graph, params, part, rl.temperature), rows, used
         )
 
     def of_tokens(batch):
@@ -107,13 +115,13 @@ def make_programs(
     critic = nnx.eval_shape(lambda: ValueModel(model.config, dtype=model.dtype, remat=model.remat))
     critic_graph = nnx.split(critic)[0]
 
-    def estimate(params, rows):
-        values = _in_parts(lambda part: _values(critic_graph, params, part), rows, config)
-        mask, per_token = predicted_mask(rows), rows["rewards"]
+    def estimate(params, rows, used):
+        values = _in_parts(lambda part: _values(critic_graph, params, part), rows, used)
+        mask, per_token = jax.vmap(predicted_mask)(rows), rows["rewards"]
         if "ref_logp" in rows:
             per_token -= rl.kl_coef * mask * (_old_logp(rows) - rows["ref_logp"])
-        advantages, returns = gae(
-            per_token, values, mask, decay=rl.gae_decay, segment_ids=rows["segment_ids"]
+        advantages, returns = jax.vmap(functools.partial(gae, decay=rl.gae_decay))(
+            per_token, values, mask, segment_ids=rows["segment_ids"]
         )
         average = (advantages * mask).sum() / mask.sum()
         variance = ((advantages - average) ** 2 * mask).sum() / mask.sum()
@@ -146,26 +154,39 @@ def make_programs(
             sums["kl"] = sum_and_count(kl, mask, "token_mean")
         return policy + error, measured(sums, logp, batch, mask, options)
 
-    loss_fn = ppo if rl.algorithm == "ppo" else grpo
+    # ---- Both -----------------------------------------------------------------------------------
+    def update(state, rows, used):
+        loss_fn = ppo if rl.algorithm == "ppo" else grpo
+        return apply_gradient(
+            optimizer, state, *accumulate_parts(loss_fn, state.params, rows, used)
+        )
+
     return Programs(
         jax.jit(cast, out_shardings=weight_shardings(model.config, mesh, rl.tensor)),
         jax.jit(logprobs),
         jax.jit(estimate),
-        make_update(loss_fn, optimizer, config.micro_batches),
+        jax.jit(update, donate_argnums=0),
     )
 
 
 def _values(graph: nnx.GraphDef, params: dict[str, Any], batch: dict[str, jax.Array]) -> jax.Array:
     """[batch, length] float32: the value before each token was chosen (0 at a row's first)."""
-    values = nnx.merge(graph, params)(batch["tokens"], None, batch["segment_ids"])
+    values = nnx.merge(graph, params)(
+        batch["tokens"], batch["positions"], batch["segment_ids"], batch.get("prefix_ids")
+    )
     return jnp.roll(values, 1, axis=1).at[:, 0].set(0.0)
 
 
-def _in_parts(of_part: Any, rows: dict[str, jax.Array], config: ConfigDict) -> jax.Array:
-    """of_part(rows), [rows, length], computed in `config.micro_batches` parts."""
-    rows = {k: rows[k] for k in ("tokens", "segment_ids")}
-    parts = split_batch(rows, config.micro_batches)
-    return jax.lax.map(of_part, parts).swapaxes(0, 1).reshape(rows["tokens"].shape)
+def _in_parts(of_part: Any, rows: dict[str, jax.Array], used: jax.Array) -> jax.Array:
+    """of_part(part), [rows, length] float32, of the first `used` parts; 0 for the others."""
+    names = ("tokens", "segment_ids", "positions", "prefix_ids")
+    rows = {name: rows[name] for name in names if name in rows}
+
+    def body(i, done):
+        return done.at[i].set(of_part({name: x[i] for name, x in rows.items()}))
+
+    zeros = constrain(jnp.zeros(rows["tokens"].shape), "layers", "batch", "length")
+    return jax.lax.fori_loop(0, used, body, zeros)
 
 
 def _old_logp(batch: dict[str, jax.Array]) -> jax.Array:

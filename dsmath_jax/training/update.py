@@ -28,7 +28,9 @@ def sequence_logprobs(
     """[batch, length] float32: log-probability of each token given those before it in its segment
     (0 at a row's first token, which nothing predicts)."""
     model = nnx.merge(graph, params)
-    hidden = model.hidden(batch["tokens"], batch.get("positions"), batch["segment_ids"])
+    hidden = model.hidden(
+        batch["tokens"], batch.get("positions"), batch["segment_ids"], batch.get("prefix_ids")
+    )
     targets = jnp.roll(batch["tokens"], -1, axis=1)
     logp = _split_logprobs(hidden, model.output_head(), targets, temperature)
     return jnp.roll(logp, 1, axis=1).at[:, 0].set(0.0)
@@ -80,26 +82,38 @@ def accumulate(loss_fn: LossFn, params: dict[str, Any], batch: Batch, micro_batc
 
     Sums and counts add up before they are divided, so the parts give the gradient of the whole.
     """
+    if micro_batches == 1:
+        return _divided(*_gradient(loss_fn)(params, batch))
+    return accumulate_parts(loss_fn, params, split_batch(batch, micro_batches), micro_batches)
 
+
+def accumulate_parts(loss_fn: LossFn, params: dict[str, Any], parts: Batch, used: jax.Array | int):
+    """`accumulate` over the first `used` of a batch's parts [parts, rows, ...]."""
+    gradient = _gradient(loss_fn)
+
+    def body(i, carry):
+        part = jax.tree.map(lambda x: x[i], parts)
+        grads, (sums, peaks) = gradient(params, part)
+        added = jax.tree.map(jnp.add, carry[:2], (grads, sums))
+        return (*added, jax.tree.map(jnp.maximum, carry[2], peaks))
+
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts))
+    grads, (sums, peaks) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    peaks = jax.tree.map(lambda x: x - jnp.inf, peaks)
+    grads, sums, peaks = jax.lax.fori_loop(0, used, body, (grads, sums, peaks))
+    return _divided(grads, (sums, peaks))
+
+
+def _gradient(loss_fn: LossFn):
     def total(params, part):
         _, (sums, peaks) = loss_fn(params, part)
         return sums["loss"][0], (sums, peaks)
 
-    gradient = jax.grad(total, has_aux=True)
-    if micro_batches == 1:
-        grads, (sums, peaks) = gradient(params, batch)
-    else:
+    return jax.grad(total, has_aux=True)
 
-        def body(carry, part):
-            grads, (sums, peaks) = gradient(params, part)
-            added = jax.tree.map(jnp.add, carry[:2], (grads, sums))
-            return (*added, jax.tree.map(jnp.maximum, carry[2], peaks)), None
 
-        parts = split_batch(batch, micro_batches)
-        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts))
-        grads, (sums, peaks) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        peaks = jax.tree.map(lambda x: x - jnp.inf, peaks)
-        (grads, sums, peaks), _ = jax.lax.scan(body, (grads, sums, peaks), parts)
+def _divided(grads, measures):
+    sums, peaks = measures
     count = jnp.maximum(sums["loss"][1], 1)
     return jax.tree.map(lambda g: g / count, grads), sums, peaks
 

@@ -27,7 +27,7 @@ def random_qkv(heads, kv_heads, dtype=jnp.float32):
     return [jnp.array(random.normal(size=(BATCH, LENGTH, n, HEAD_DIM)), dtype) for n in sizes]
 
 
-def reference(q, k, v, segments, d_out):
+def reference(q, k, v, segments, d_out, prefixes=None):
     """(out, dq, dk, dv), the whole [length, length] matrix at once."""
     q, k, v, d_out = (np.asarray(x, np.float64) for x in (q, k, v, d_out))
     kv_heads, group = k.shape[2], q.shape[2] // k.shape[2]
@@ -35,7 +35,10 @@ def reference(q, k, v, segments, d_out):
     scale = 1 / np.sqrt(q.shape[-1])
     scores = np.einsum("bthd,bshd->bhts", q, k) * scale
     seen = np.tril(np.ones((q.shape[1], q.shape[1]), bool))
-    seen = seen & (segments[:, :, None] == segments[:, None, :])
+    own = segments if prefixes is None else prefixes
+    seen = seen & (
+        (segments[:, :, None] == segments[:, None, :]) | (own[:, :, None] == segments[:, None, :])
+    )
     scores = np.where(seen[:, None], scores, -np.inf)
     p = np.exp(scores - scores.max(axis=-1, keepdims=True))
     p /= p.sum(axis=-1, keepdims=True)
@@ -97,6 +100,62 @@ def test_kernels_equal_dense_float64_in_value_and_gradient(backend, dtype, toler
     for got, want in zip(value_and_gradient(q, k, v), expected, strict=True):
         assert got.dtype == dtype
         np.testing.assert_allclose(got.astype(jnp.float32), want, atol=tolerance)
+
+
+def prefixed_rows(random, batch, length):
+    """Rows of prefixes, each with up to 20 segments that continue it, and padding: (ids of the
+    segments, ids of their prefixes)."""
+    segments, prefixes = np.zeros((2, batch, length), np.int32)
+    for row in range(batch):
+        at, last, end = 0, 0, length - random.randint(0, 9)
+        while at < end:
+            first = last + 1
+            for last in range(first, first + random.randint(1, 21)):
+                size = random.randint(1, 12)
+                segments[row, at : at + size], prefixes[row, at : at + size] = last, first
+                at += size
+        segments[row, end:], prefixes[row, end:] = 0, 0
+    return segments, prefixes
+
+
+@pytest.mark.parametrize("backend", ["splash", "chunked"])
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 0.06)])
+def test_segments_share_their_prefix_and_see_nothing_of_each_other(
+    backend, dtype, tolerance, monkeypatch
+):
+    monkeypatch.setattr(splash, "MAX_BLOCK", 128)
+    random = np.random.RandomState(0)
+    segments, prefixes = prefixed_rows(random, 3, 300)
+    assert (segments > prefixes).mean() > 0.5 and (segments - prefixes).max() > splash.BASE
+    q, k, v, d_out = (jnp.array(random.normal(size=(3, 300, n, 16)), dtype) for n in (4, 2, 2, 4))
+
+    @jax.jit
+    def value_and_gradient(q, k, v):
+        def attend(q, k, v):
+            return causal_attention(q, k, v, segments, backend, True, prefixes)
+
+        out, pull = jax.vjp(attend, q, k, v)
+        return out, *pull(d_out)
+
+    expected = reference(q, k, v, segments, d_out, prefixes)
+    for got, want in zip(value_and_gradient(q, k, v), expected, strict=True):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got.astype(jnp.float32), want, atol=tolerance)
+
+
+def test_thousands_of_segments_after_one_prefix_are_told_apart():
+    numbers = np.arange(splash.BASE**splash.DIGITS)
+    digits = np.asarray(splash._one_hot_digits(numbers[None]))[0]
+    others = digits.any(axis=1, keepdims=True) & (digits == 0)
+    scores = splash.APART * digits[1:] @ others.astype(np.float32).T
+    np.testing.assert_array_equal(scores == 0, (numbers[1:, None] == numbers) | (numbers == 0))
+
+
+def test_flash_refuses_prefixes():
+    q = jnp.zeros((1, 8, 2, 16))
+    ids = jnp.ones((1, 8), jnp.int32)
+    with pytest.raises(ValueError, match="knows no prefixes"):
+        causal_attention(q, q, q, ids, "flash", True, ids)
 
 
 def mesh_of(platform, sequence=1):

@@ -65,10 +65,11 @@ def chips(name: str):
     return open_topology(name)[0]
 
 
-def compile_for_tpu(name, heads, kv_heads, head_dim, dtype=jnp.bfloat16, **sizes):
+def compile_for_tpu(name, heads, kv_heads, head_dim, dtype=jnp.bfloat16, step=None, **sizes):
     mesh = make_mesh(**{"fsdp": 1} | sizes, devices=chips(name)[: max(sizes.values(), default=1)])
+    arguments = inputs(dtype, heads, kv_heads, head_dim, mesh)
     with jax.set_mesh(mesh):
-        return jax.jit(gradient).lower(*inputs(dtype, heads, kv_heads, head_dim, mesh)).compile()
+        return jax.jit(step or gradient).lower(*arguments).compile()
 
 
 @pytest.mark.parametrize("sequence", [1, 4])
@@ -104,3 +105,11 @@ def test_splash_on_tpu_has_no_array_of_length_by_length(sequence):
 )
 def test_splash_compiles_within_every_chip_s_memory(name, head_dim, dtype):
     assert "splash_mha" in compile_for_tpu(name, 2, 2, head_dim, dtype).as_text()
+
+    def shared(q, k, v, segments, d_out):
+        def attend(q, k, v):
+            return causal_attention(q, k, v, segments, prefix_ids=segments // 2)
+
+        return jax.vjp(attend, q, k, v)[1](d_out)
+
+    assert "splash_mha" in compile_for_tpu(name, 2, 2, head_dim, dtype, shared).as_text()

@@ -12,6 +12,8 @@ MESHES = {  # mesh sizes, kv_heads of 4 heads, length, backend
     "queries_that_do_not_divide": ({"fsdp": 1, "sequence": 8}, 1, 37, "chunked"),
     "splash_all_four": ({"data": 2, "fsdp": 1, "tensor": 2, "sequence": 2}, 4, 256, "splash"),
     "splash_queries": ({"fsdp": 2, "tensor": 1, "sequence": 4}, 2, 300, "splash"),
+    "prefixes": ({"data": 2, "fsdp": 1, "tensor": 2, "sequence": 2}, 2, 40, "chunked"),
+    "splash_prefixes": ({"data": 2, "fsdp": 1, "tensor": 2, "sequence": 2}, 2, 300, "splash"),
 }
 
 # Value and gradients against a dense float64 version: the largest difference, relative to the
@@ -23,15 +25,15 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding
 from dsmath_jax.models.attention import causal_attention
 from dsmath_jax.models.sharding import make_mesh, partition_spec
-from tests.models.test_attention import reference
+from tests.models.test_attention import prefixed_rows, reference
 
-def step(q, k, v, segments, d_out, backend):
+def step(q, k, v, segments, d_out, prefixes, backend):
     def attend(q, k, v):
-        return causal_attention(q, k, v, segments, backend, interpret=True)
+        return causal_attention(q, k, v, segments, backend, True, prefixes)
     out, pull = jax.vjp(attend, q, k, v)
     return out, *pull(d_out)
 
-step = jax.jit(step, static_argnums=5)
+step = jax.jit(step, static_argnums=6)
 random = np.random.RandomState(0)
 report = {}
 for name, (sizes, kv_heads, length, backend) in json.loads(sys.argv[1]).items():
@@ -40,12 +42,16 @@ for name, (sizes, kv_heads, length, backend) in json.loads(sys.argv[1]).items():
     q, k, v, d_out = draw(4), draw(kv_heads), draw(kv_heads), draw(4)
     segments = np.sort(random.randint(1, 4, (4, length)), axis=1).astype(np.int32)
     segments[0, length - 5:] = 0
-    expected = reference(q, k, v, segments, d_out)
+    prefixes = None
+    if "prefixes" in name:
+        segments, prefixes = prefixed_rows(random, 4, length)
+    expected = reference(q, k, v, segments, d_out, prefixes)
     mesh = make_mesh(**sizes)
     axes = ("batch", "length", "heads", "hidden")
     placed = [
-        jax.device_put(x, NamedSharding(mesh, partition_spec(axes[: x.ndim], x.shape, mesh)))
-        for x in (q, k, v, segments, d_out)
+        x if x is None
+        else jax.device_put(x, NamedSharding(mesh, partition_spec(axes[: x.ndim], x.shape, mesh)))
+        for x in (q, k, v, segments, d_out, prefixes)
     ]
     with jax.set_mesh(mesh):
         got = step(*placed, backend)
@@ -63,7 +69,7 @@ def bytes_of_a_device(sequence):
     q = spec(1, 4096, 8, 16)
     k = spec(1, 4096, 2, 16)
     with jax.set_mesh(mesh):
-        lowered = step.lower(q, k, k, spec(1, 4096, dtype=np.int32), q, "chunked")
+        lowered = step.lower(q, k, k, spec(1, 4096, dtype=np.int32), q, None, "chunked")
     m = lowered.compile().memory_analysis()
     return m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
 

@@ -30,8 +30,9 @@ def forward(lengths, *, start=0, logits_from=0):
     return total
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("critic", [False, True])
-def test_rl_step_token_by_token(critic):
+def test_rl_step_token_by_token(critic, shared):
     prompts, completions = [5, 3], np.array([[2, 7], [4, 1]])
     none = 10**6
     generate = policy = value = 0
@@ -40,8 +41,11 @@ def test_rl_step_token_by_token(critic):
         generate += forward([p], logits_from=none) + forward(samples, start=p)
         policy += forward(samples, logits_from=p)
         value += forward(samples, logits_from=none)
+        if shared:
+            policy -= forward([p], logits_from=none)
+            value -= forward([p], logits_from=none)
     value = value if critic else 0
-    got = rl_flops(CONFIG, prompts, completions, updates=2, critic=critic)
+    got = rl_flops(CONFIG, prompts, completions, updates=2, critic=critic, shared=shared)
     assert got["generate"] == generate
     assert got["logprob"] == policy
     assert got["update"] == 2 * 3 * (policy + value)
