@@ -62,7 +62,8 @@ def settings(model: str, stage: str, chip: str, chips: int) -> list[str]:
     ways = mesh["data"] * mesh["fsdp"]
     if stage == "pretrain":  # the batch nearest to the paper's that splits evenly
         rows = max(1, round(rows / ways)) * ways
-    at_once = {16: 1, 32: 2, 95: 4, 96: 4}[GIB[chip]] * (2 if stage in ("grpo", "ppo") else 1)
+    # RL's rows are half as long, and its parts small, for half of one is empty on average.
+    at_once = 2 if stage in ("grpo", "ppo") else {16: 1, 32: 2, 95: 4, 96: 4}[GIB[chip]]
     at_once *= 2 if model == "1.3b" else 1
     parts = max(1, rows // ways // at_once)
     while rows // ways % parts:
