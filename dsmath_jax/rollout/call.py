@@ -17,6 +17,7 @@ from dsmath_jax.rollout import cache as caches
 from dsmath_jax.rollout import decode as programs
 from dsmath_jax.rollout.cache import SHARDS, Cache, Moves, sharding, shards_of
 from dsmath_jax.rollout.decode import Options
+from dsmath_jax.rollout.hosts import agreed, get, hosts_of, put
 from dsmath_jax.rollout.slots import BLOCK, Prompt, Shard, Sizes, Slot, make_plan, works
 
 # Slots from which on the last samples move to a quarter of them: with fewer, a step reads mostly
@@ -54,15 +55,17 @@ class Request:
 
 
 class Call:
-    """The samples with the numbers `chosen` of a request, counted by question: arrays as in
-    `Samples`, with the one dimension [samples] in place of [questions, group].
+    """The samples with the numbers `chosen` of a request, counted by question, of which no host has
+    more than `each`: arrays as in `Samples`, with the one dimension [samples] in place of
+    [questions, group]. Hosts that share the engine's mesh run it together.
 
     Raises:
       FloatingPointError: the model's logits are not finite.
     """
 
-    def __init__(self, engine: Engine, request: Request, params: Any, chosen: range):
+    def __init__(self, engine: Engine, request: Request, params: Any, chosen: range, each: int):
         self.engine, self.request, self.params, self.chosen = engine, request, params, chosen
+        self.each = each
         self.group = request.limits.shape[1]
         count, longest = len(chosen), int(request.limits.max())
         self.tokens = np.full((count, longest), engine.pad_id, np.int32)
@@ -73,17 +76,17 @@ class Call:
     def run(self) -> Iterator[int]:
         """Samples, in the context of the engine's mesh; yields each one's index in the arrays when
         it has ended."""
-        if not self.chosen:
-            return
         e, chosen, group = self.engine, self.chosen, self.group
-        prompts = self.request.prompts[chosen[0] // group : chosen[-1] // group + 1]
+        hosts = hosts_of(e.mesh)
+        if not chosen and hosts == 1:
+            return
         s = Sizes.of(
-            len(chosen),
-            min(group, len(chosen)),
-            max(map(len, prompts)),
+            self.each,
+            min(group, self.each),
+            max(map(len, self.request.prompts)),
             self.tokens.shape[1],
             e.max_rows,
-            shards_of(e.mesh),
+            shards_of(e.mesh) // hosts,
         )
         queue = deque(works(chosen, group, s.share, self.request.prompts, self.request.limits))
         shards = [Shard(s) for _ in range(s.shards)]
@@ -98,24 +101,30 @@ class Call:
             kv_dtype=e.kv_dtype,
         )
         layers = in_parts(self.params["layers"], e.by_layer)
-        hidden_shape = (s.shards * s.slots, e.config.hidden_size)
+        hidden_shape = (hosts * s.shards * s.slots, e.config.hidden_size)
         hidden = jnp.zeros(hidden_shape, e.dtype, device=sharding(e.mesh, SHARDS))
         most = s.slots
         while True:
             opened = [shard.admit(queue) for shard in shards]
-            cache = self._prefill(cache, opened, s)
-            decoding = max(sum(x is not None for x in shard.slots) for shard in shards)
-            if not decoding:
-                return
-            if not queue and s.slots >= FEWER_FROM and 4 * decoding <= s.slots:
-                s = s.fewer()
-                cache = caches.move(
-                    cache, self._put(moves([shard.shrink(s) for shard in shards], s))
-                )
-                size = 0
             for shard in shards:
                 shard.begin_interval()
-            used = max(shard.own_used() for shard in shards)
+            prompts, decoding, waiting, used = agreed(
+                e.mesh,
+                [
+                    max(map(len, opened)),
+                    max(sum(x is not None for x in shard.slots) for shard in shards),
+                    len(queue),
+                    max(shard.own_used() for shard in shards),
+                ],
+            )
+            if not decoding:
+                return
+            cache = self._prefill(cache, opened, prompts, s)
+            if not waiting and s.slots >= FEWER_FROM and 4 * decoding <= s.slots:
+                s = s.fewer()
+                changes = [shard.shrink(s) for shard in shards]
+                cache = caches.move(cache, put(e.mesh, moves(changes, s)))
+                size = 0
             own = s.own_blocks(used if s.slots == most else None)
             if e.by_layer and own > size:
                 cache = caches.resize(cache, own, s.prompt_blocks)
@@ -129,18 +138,15 @@ class Call:
                 layers,
                 cache,
                 hidden,
-                self._put(plan),
+                put(e.mesh, plan),
                 self.request.options,
             )
-            yield from self._collect(shards, jax.device_get(decoded))
+            yield from self._collect(shards, get(decoded))
 
-    def _put(self, arrays: Any) -> Any:
-        return jax.device_put(arrays, sharding(self.engine.mesh, SHARDS))
-
-    def _prefill(self, cache: Cache, opened: list[list[Prompt]], s: Sizes) -> Cache:
-        """Reads the prompts that were opened on each shard."""
-        while any(opened):
-            count = s.prefill if max(map(len, opened)) > 1 else 1
+    def _prefill(self, cache: Cache, opened: list[list[Prompt]], most: int, s: Sizes) -> Cache:
+        """Reads the prompts that were opened on each shard, on any of them `most`."""
+        while most > 0:
+            count = s.prefill if most > 1 else 1
             shape = (s.shards * count,)
             tokens = np.full((*shape, s.prompt_table * BLOCK), self.engine.pad_id, np.int32)
             lengths = np.ones(shape, np.int32)
@@ -153,9 +159,9 @@ class Call:
                     lengths[n] = len(ids)
                     rows[n] = prompt.row
                     blocks[n, : len(prompt.blocks)] = prompt.blocks
-            arrays = self._put((tokens, lengths, rows, blocks))
+            arrays = put(self.engine.mesh, (tokens, lengths, rows, blocks))
             cache = programs.prefill(self.engine.graph, self.params, cache, *arrays)
-            opened = [of_shard[count:] for of_shard in opened]
+            opened, most = [of_shard[count:] for of_shard in opened], most - count
         return cache
 
     def _collect(self, shards: list[Shard], decoded: Any) -> Iterator[int]:

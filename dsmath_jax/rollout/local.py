@@ -1,5 +1,5 @@
-"""Where weights lie when every host generates on its own devices: a whole copy on each host, split
-over its mesh axis tensor, made from the training layout within one compiled function."""
+"""Where weights lie when hosts generate: a whole copy on each host, split over mesh axis tensor,
+made from the training layout within one compiled function."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.parameters import param_specs
 from dsmath_jax.models.sharding import MESH_AXES, partition_spec
+from dsmath_jax.rollout.hosts import hosts_of
+
+# `device_kind` in lower case of chips whose compiler (libtpu 0.0.42) takes no program for some of a
+# slice's hosts alone: "on platforms with limited ICI routing".
+IN_STEP = ("v5 lite", "v5e", "v6 lite", "v6e")
+
+
+def generation_mesh(mesh: Mesh, tensor: int, process: int | None = None) -> Mesh:
+    """Where a process generates: `local_mesh`, or where chips do not allow it, `joint_mesh`."""
+    kind = mesh.devices.flat[0].device_kind.lower()
+    if hosts_of(mesh) > 1 and any(name in kind for name in IN_STEP):
+        return joint_mesh(mesh, tensor)
+    return local_mesh(mesh, tensor, process)
 
 
 def local_mesh(mesh: Mesh, tensor: int, process: int | None = None) -> Mesh:
@@ -23,19 +36,32 @@ def local_mesh(mesh: Mesh, tensor: int, process: int | None = None) -> Mesh:
       ValueError: no arrangement of the mesh's devices has all parts of the weights on each host.
     """
     process = jax.process_index() if process is None else process
+    return _mesh([_rows(mesh, tensor, process)])
+
+
+def joint_mesh(mesh: Mesh, tensor: int) -> Mesh:
+    """Those of all processes, one's after another's along axis data.
+
+    Raises:
+      ValueError: as `local_mesh`.
+    """
+    processes = sorted({d.process_index for d in mesh.devices.flat})
+    return _mesh([_rows(mesh, tensor, process) for process in processes])
+
+
+def _rows(mesh: Mesh, tensor: int, process: int) -> np.ndarray:
+    """[copies of the weights, tensor] devices of a process."""
     grid, axes = _within_hosts(mesh, tensor)
     devices = grid.devices.flatten()
     parts = _parts(grid.devices.shape, axes)
-    mine = [
-        np.array([d.process_index == process for d in devices]) & (parts == p)
-        for p in range(tensor)
-    ]
-    columns = [devices[chosen] for chosen in mine]
-    return Mesh(
-        np.stack(columns, axis=1).reshape(-1, 1, tensor, 1),
-        MESH_AXES,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),
-    )
+    here = np.array([d.process_index == process for d in devices])
+    return np.stack([devices[here & (parts == p)] for p in range(tensor)], axis=1)
+
+
+def _mesh(rows: list[np.ndarray]) -> Mesh:
+    devices = np.concatenate(rows)
+    auto = (AxisType.Auto,) * len(MESH_AXES)
+    return Mesh(devices.reshape(len(devices), 1, -1, 1), MESH_AXES, axis_types=auto)
 
 
 def weight_shardings(config: ModelConfig, mesh: Mesh, tensor: int) -> dict[str, Any]:
@@ -55,13 +81,16 @@ def weight_shardings(config: ModelConfig, mesh: Mesh, tensor: int) -> dict[str, 
 
 
 def local_arrays(arrays: Any, config: ModelConfig, mesh: Mesh) -> Any:
-    """Parameters that lie as `weight_shardings` says, as arrays of the local mesh: no copies."""
+    """Parameters that lie as `weight_shardings` says, as arrays of the local mesh, or of the joint
+    one: no copies."""
 
     def local(x: jax.Array, spec) -> jax.Array:
         by_device = {shard.device: shard.data for shard in x.addressable_shards}
         parts = partition_spec(spec.axes, spec.shape, mesh)
         return jax.make_array_from_single_device_arrays(
-            x.shape, NamedSharding(mesh, parts), [by_device[d] for d in mesh.devices.flat]
+            x.shape,
+            NamedSharding(mesh, parts),
+            [by_device[d] for d in mesh.devices.flat if d in by_device],
         )
 
     return jax.tree.map(local, arrays, param_specs(config))

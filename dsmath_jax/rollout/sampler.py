@@ -17,6 +17,7 @@ from dsmath_jax.models.transformer import Transformer
 from dsmath_jax.rollout.cache import inside
 from dsmath_jax.rollout.call import Call, Engine, Request
 from dsmath_jax.rollout.decode import Options
+from dsmath_jax.rollout.hosts import everywhere
 from dsmath_jax.rollout.score import scores
 from dsmath_jax.rollout.slots import BLOCK
 
@@ -70,8 +71,9 @@ class Sampler:
         prompts are ids and `eos_ids` is given.
       max_rows: slots, over all devices.
       interval: tokens decoded before the host looks which samples have ended; it divides 32.
-      mesh: this host's devices, to spread the samples over (data, fsdp) and the weights and keys
-        (tensor). With several hosts each one generates its share of the samples, and all get all.
+      mesh: the devices to spread the samples over (data, fsdp), and the weights and keys (tensor):
+        this host's, or those of all hosts, one after another along data. With several hosts each
+        one generates its share of the samples, and all get all.
       kv_dtype: of keys and values, the model's by default; int8 takes half of bfloat16's memory
         (what it does to log-probabilities: docs/generation.md).
     """
@@ -129,8 +131,8 @@ class Sampler:
         params: dict | None = None,
         on_sample: Callable[[int, int, list[int]], None] | None = None,
     ) -> Share:
-        """This host's samples. It speaks to no other host, so it may run in a thread of its own
-        beside work that does.
+        """This host's samples. With a mesh of its own devices it speaks to no other host, so it may
+        run in a thread of its own beside work that does.
 
         Args:
           prompts: texts, or token ids (used as they are, so with BOS if the model wants one).
@@ -166,7 +168,7 @@ class Sampler:
         _check_options(temperature, top_k, top_p, stop)
         self._check_prompts(ids, limits)
         with inside(self.engine.mesh):
-            key = jax.random.fold_in(jax.random.key(jnp.uint32(seed)), jnp.uint32(step))
+            key = everywhere(self.engine.mesh, _key, np.uint32(seed), np.uint32(step))
         request = Request(
             prompts=ids,
             examples=list(range(len(ids)) if example_ids is None else example_ids),
@@ -184,7 +186,8 @@ class Sampler:
         each = -(-limits.size // self.hosts)
         first = min(each * jax.process_index(), limits.size)
         chosen = range(first, min(first + each, limits.size))
-        call = Call(self.engine, request, self.params if params is None else params, chosen)
+        params = self.params if params is None else params
+        call = Call(self.engine, request, params, chosen, each)
         with inside(self.engine.mesh):
             for at in call.run():
                 if on_sample is not None:
@@ -232,6 +235,7 @@ class Sampler:
             ids[first : first + each],
             completions[first : first + each],
             (group, int(limits.max())),
+            each,
             temperature,
         )
         return ours if self.hosts == 1 else _of_all_hosts(ours, each)[: len(ids)]
@@ -255,6 +259,10 @@ class Sampler:
                     f"prompt {n} has {len(p)} tokens; with max_new_tokens={limit} that "
                     f"exceeds the model's context of {context}"
                 )
+
+
+def _key(seed: jax.Array, step: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 def _draws(temperature: float, top_k: int, top_p: float) -> str:

@@ -13,8 +13,9 @@ from flax import nnx
 
 from dsmath_jax.losses import token_logprobs
 from dsmath_jax.models.chunked_attention import chunked_attention
-from dsmath_jax.rollout.cache import SHARDS, inside, sharding, shards_of
+from dsmath_jax.rollout.cache import inside, shards_of
 from dsmath_jax.rollout.call import Engine
+from dsmath_jax.rollout.hosts import agreed, get, hosts_of, put
 from dsmath_jax.rollout.slots import BLOCK, power_of_two
 
 
@@ -24,20 +25,22 @@ def scores(
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[Sequence[int]]],
     shape: tuple[int, int],
+    each: int,
     temperature: float,
 ) -> np.ndarray:
     """[prompts, *shape] of up to shape[0] completions of shape[1] tokens of each: `Sampler.score`.
-    Questions are taken together up to `max_rows` completions."""
+    No host has more than `each` prompts. Questions are taken together up to `max_rows`
+    completions."""
     group, longest = shape
     out = np.zeros((len(prompts), *shape), np.float32)
-    if not out.size:
+    hosts = hosts_of(engine.mesh)
+    if not out.size and hosts == 1:
         return out
-    shards = shards_of(engine.mesh)
-    count = min(-(-len(prompts) // shards), max(1, engine.max_rows // (group * shards))) * shards
+    shards = shards_of(engine.mesh) // hosts
+    count = min(-(-each // shards), max(1, engine.max_rows // (group * shards))) * shards
     length = _bucket(longest)
-    width = _bucket(max(map(len, prompts)))
-    split = sharding(engine.mesh, SHARDS)
-    for first in range(0, len(prompts), count):
+    (width,) = agreed(engine.mesh, [_bucket(max(map(len, prompts), default=1))])
+    for first in range(0, each, count):
         tokens = np.full((count, width), engine.pad_id, np.int32)
         lengths = np.ones(count, np.int32)
         given = np.full((count, group, length), engine.pad_id, np.int32)
@@ -48,10 +51,10 @@ def scores(
             tokens[n, : len(p)], lengths[n] = p, len(p)
             for g, c in enumerate(of_prompt):
                 given[n, g, : len(c)], given_lengths[n, g] = c, len(c)
-        arrays = jax.device_put((tokens, lengths, given, given_lengths), split)
+        arrays = put(engine.mesh, (tokens, lengths, given, given_lengths))
         with inside(engine.mesh):
             some = _score(engine.graph, params, *arrays, np.float32(temperature))
-        out[first : first + count] = np.asarray(some)[: len(prompts) - first, :, :longest]
+        out[first : first + count] = get(some)[: max(0, len(prompts) - first), :, :longest]
     return out
 
 

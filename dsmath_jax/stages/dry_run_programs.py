@@ -20,6 +20,7 @@ from dsmath_jax.models.parameters import param_specs
 from dsmath_jax.models.sharding import batch_sharding, param_shardings
 from dsmath_jax.rollout.cache import SHARDS, cache_shapes, sharding, shards_of
 from dsmath_jax.rollout.decode import Options, decode, prefill
+from dsmath_jax.rollout.hosts import hosts_of
 from dsmath_jax.rollout.sampler import INTERVAL
 from dsmath_jax.rollout.slots import BLOCK, Shard, Sizes, make_plan
 from dsmath_jax.stages import setup, supervised
@@ -188,8 +189,8 @@ def _sampling(
     config: ConfigDict, mesh, model, kept, count: int, group: int, evaluation: bool = False
 ) -> Programs:
     """Prefill and decoding of `group` samples of each of `count` questions, on the devices of one
-    host, of which each does an equal part; an evaluation's are no part of a step, and may be
-    greedy, too."""
+    host (or of all, see `generation_mesh`), of which each does an equal part; an evaluation's are no
+    part of a step, and may be greedy, too."""
     c, model_config = config.rl, model.config
     graph = nnx.split(model)[0]
     hosts = len({d.process_index for d in mesh.devices.flat})
@@ -200,7 +201,12 @@ def _sampling(
     read = forward_flops(model_config, *_tokens_and_pairs(count, prompt), 0)
     samples = -(-count * group // hosts)
     s = Sizes.of(
-        samples, min(group, samples), prompt, c.max_new_tokens, c.max_rows // hosts, shards_of(here)
+        samples,
+        min(group, samples),
+        prompt,
+        c.max_new_tokens,
+        c.max_rows // hosts,
+        shards_of(here) // hosts_of(here),
     )
     weights = jax.tree.map(
         lambda spec, layout: jax.ShapeDtypeStruct(spec.shape, config.dtype, sharding=layout),
@@ -209,7 +215,7 @@ def _sampling(
     )
 
     def of_shards(shape: tuple[int, ...], dtype: Any = jnp.int32):
-        shape = (s.shards * shape[0], *shape[1:])
+        shape = (shards_of(here) * shape[0], *shape[1:])
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding(here, SHARDS))
 
     cache = cache_shapes(
@@ -237,7 +243,7 @@ def _sampling(
         here,
         Design(weight_gathers=0),
         runs=0 if evaluation else -(-prompts // s.prefill),
-        model_flops=read / hosts / -(-prompts // s.prefill),
+        model_flops=read / -(-prompts // s.prefill),
         kinds=kinds,
         beside=kept,
     )
@@ -262,7 +268,7 @@ def _sampling(
             here,
             Design(weight_gathers=0),
             runs=0 if evaluation else intervals,
-            model_flops=(flops["generate"] - read) / hosts / intervals,
+            model_flops=(flops["generate"] - read) / intervals,
             turns=INTERVAL,
             kinds=kinds,
             beside=kept,

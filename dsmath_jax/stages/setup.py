@@ -37,7 +37,8 @@ from dsmath_jax.models.sharding import (
     param_shardings,
 )
 from dsmath_jax.models.transformer import Transformer, init_params
-from dsmath_jax.rollout.local import local_mesh
+from dsmath_jax.rollout.hosts import hosts_of
+from dsmath_jax.rollout.local import generation_mesh
 from dsmath_jax.stages.host_checks import differences
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.provenance import provenance
@@ -63,12 +64,19 @@ def mesh_of(config: ConfigDict, devices: Sequence[jax.Device]) -> jax.sharding.M
 def open_generation_mesh(
     config: ConfigDict, mesh: jax.sharding.Mesh, process: int | None = None
 ) -> jax.sharding.Mesh:
-    """The devices of one host (by default this one) as they generate: weights split over
-    `config.rl.tensor` of them, samples spread over the rest."""
+    """The devices of one host (by default this one), or where that cannot be of all, as they
+    generate: weights split over `config.rl.tensor` of them, samples spread over the rest."""
     try:
-        return local_mesh(mesh, config.rl.tensor, process)
+        generation = generation_mesh(mesh, config.rl.tensor, process)
     except ValueError as e:
         raise InputError(f"config.rl.{e}") from None
+    if config.rl.ahead and hosts_of(generation) > 1:
+        kind = mesh.devices.flat[0].device_kind
+        raise InputError(
+            f"config.rl.ahead=True: hosts of {kind} chips generate in step with each other, which "
+            "goes with nothing beside it; set it to False"
+        )
+    return generation
 
 
 def open_rl_optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -8,10 +8,13 @@ import pytest
 from dsmath_jax.rollout import local
 
 
-def mesh_of(processes):
-    """Stands in for a mesh of devices whose processes are these."""
+def mesh_of(processes, kind="TPU v5p"):
+    """Stands in for a mesh of devices of a kind, whose processes are these."""
     devices = np.array(
-        [types.SimpleNamespace(process_index=p, number=i) for i, p in enumerate(processes)]
+        [
+            types.SimpleNamespace(process_index=p, number=i, device_kind=kind)
+            for i, p in enumerate(processes)
+        ]
     )
     return types.SimpleNamespace(devices=devices, size=len(devices))
 
@@ -39,6 +42,20 @@ def test_each_host_has_each_part_equally_often(processes, tensor, monkeypatch):
         assert {d.process_index for d in here.flat} == {host}
         numbers = np.array([d.number for d in here.flat]).reshape(-1, tensor)
         assert (parts[numbers] == np.arange(tensor)).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "hosts"), [("TPU v5p", 1), ("TPU v5 lite", 4), ("TPU v6 lite", 4), ("cpu", 1)]
+)
+def test_hosts_of_some_chips_generate_on_a_mesh_of_all(kind, hosts, monkeypatch):
+    monkeypatch.setattr(local, "Mesh", lambda devices, *_, **__: mesh_like(devices))
+    mesh = mesh_of(ORDERS["in pairs"], kind)
+    found = local.generation_mesh(mesh, 2, 1).devices
+    assert found.shape == (2 * hosts, 1, 2, 1)
+    here = [local.local_mesh(mesh, 2, h).devices for h in (range(4) if hosts > 1 else [1])]
+    assert [d.number for d in found.flat] == [d.number for of in here for d in of.flat]
+    alone = local.generation_mesh(mesh_of(ORDERS["one host"], kind), 2, 0)
+    assert alone.devices.shape == (2, 1, 2, 1)
 
 
 def mesh_like(devices):

@@ -1,4 +1,4 @@
-"""Two processes, each with devices of its own, give the samples and scores of one."""
+"""Two processes give the samples and scores of one: each by itself, or both in step."""
 
 import os
 import socket
@@ -16,15 +16,24 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 from dsmath_jax.models import Transformer, preset
-from dsmath_jax.models.sharding import MESH_AXES
+from dsmath_jax.models.parameters import param_specs
+from dsmath_jax.models.sharding import MESH_AXES, param_sharding
 from dsmath_jax.rollout import Sampler
 
-if len(sys.argv) > 2:
-    jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
+joint = sys.argv[2] == "joint"
+if len(sys.argv) > 3:
+    jax.distributed.initialize(sys.argv[3], 2, int(sys.argv[4]))
 model = Transformer(preset("tiny", vocab_size=29, num_layers=2, hidden_size=32, num_kv_heads=2))
-devices = np.array(jax.local_devices()).reshape(-1, 1, 1, 1)
+devices = jax.devices() if joint else jax.local_devices()
+devices = np.array(devices).reshape(-1, 1, 2 if joint else 1, 1)
 mesh = Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
 sampler = Sampler(model, max_rows=8, interval=4, mesh=mesh)
+if joint:
+    def placed(x, spec):
+        x, where = np.asarray(x), param_sharding(spec, mesh)
+        return jax.make_array_from_callback(x.shape, where, lambda part: x[part])
+
+    sampler.params = jax.tree.map(placed, sampler.params, param_specs(model.config))
 prompts = [[1, 2, 3 + n] for n in range(5)]
 seen = []
 options = dict(samples_per_prompt=3, max_new_tokens=[9, 8, 7, 40, 5], eos_ids=[5], seed=1)
@@ -32,18 +41,22 @@ everywhere = Mesh(np.array(jax.devices()), "x", axis_types=(AxisType.Auto,))
 jax.set_mesh(everywhere)  # as a training loop has it
 samples = sampler(prompts, on_sample=lambda q, g, ids: seen.append(3 * q + g), **options)
 scores = sampler.score(prompts, [[samples.ids(q, g) for g in range(3)] for q in range(5)])
-np.savez(sys.argv[1], scores=scores, seen=seen, **vars(samples))
+few = sampler(prompts[:1], max_new_tokens=5, eos_ids=[5])  # one host has none
+few_scores = sampler.score(prompts[:1], [[few.ids(0, 0)]])
+found = vars(samples) | {"few": few.tokens, "few_scores": few_scores}
+np.savez(sys.argv[1], scores=scores, seen=seen, **found)
 """
 
 
 @pytest.mark.slow
-def test_two_processes_sample_and_score_like_one(tmp_path):
+@pytest.mark.parametrize("mode", ["alone", "joint"])
+def test_two_processes_sample_and_score_like_one(mode, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
 
     def start(name, *arguments):
-        command = [sys.executable, "-c", SAMPLE, str(tmp_path / name), *arguments]
+        command = [sys.executable, "-c", SAMPLE, str(tmp_path / name), mode, *arguments]
         environment = os.environ | cpu_devices(2)
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -55,9 +68,9 @@ def test_two_processes_sample_and_score_like_one(tmp_path):
     assert sorted(np.concatenate([x["seen"] for x in two])) == list(range(15))
     for host in two:
         assert 0 < len(host["seen"]) < 15
-        for name in ("tokens", "lengths", "stopped"):
+        for name in ("tokens", "lengths", "stopped", "few"):
             np.testing.assert_array_equal(host[name], one[name])
-        for name in ("logprobs", "scores"):
+        for name in ("logprobs", "scores", "few_scores"):
             np.testing.assert_allclose(host[name], one[name], atol=1e-5)
     width = one["scores"].shape[2]
     np.testing.assert_allclose(one["scores"], one["logprobs"][:, :, :width], atol=1e-4)
