@@ -189,8 +189,8 @@ def _sampling(
     config: ConfigDict, mesh, model, kept, count: int, group: int, evaluation: bool = False
 ) -> Programs:
     """Prefill and decoding of `group` samples of each of `count` questions, on the devices of one
-    host (or of all, see `generation_mesh`), of which each does an equal part; an evaluation's are no
-    part of a step, and may be greedy, too."""
+    host (or of all, see `generation_mesh`), each of which does an equal part. An evaluation's are
+    no part of a step, and may be greedy, too."""
     c, model_config = config.rl, model.config
     graph = nnx.split(model)[0]
     hosts = len({d.process_index for d in mesh.devices.flat})

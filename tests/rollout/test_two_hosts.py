@@ -14,31 +14,30 @@ SAMPLE = """
 import sys
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
 from dsmath_jax.models import Transformer, preset
-from dsmath_jax.models.parameters import param_specs
-from dsmath_jax.models.sharding import MESH_AXES, param_sharding
+from dsmath_jax.models.sharding import make_mesh
 from dsmath_jax.rollout import Sampler
+from dsmath_jax.rollout.local import joint_mesh, local_arrays, local_mesh, weight_shardings
 
 joint = sys.argv[2] == "joint"
 if len(sys.argv) > 3:
     jax.distributed.initialize(sys.argv[3], 2, int(sys.argv[4]))
 model = Transformer(preset("tiny", vocab_size=29, num_layers=2, hidden_size=32, num_kv_heads=2))
-devices = jax.devices() if joint else jax.local_devices()
-devices = np.array(devices).reshape(-1, 1, 2 if joint else 1, 1)
-mesh = Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+all_devices = make_mesh(fsdp=len(jax.devices()))
+mesh = joint_mesh(all_devices, 2) if joint else local_mesh(all_devices, 1)
 sampler = Sampler(model, max_rows=8, interval=4, mesh=mesh)
 if joint:
-    def placed(x, spec):
-        x, where = np.asarray(x), param_sharding(spec, mesh)
+    def placed(x, where):
+        x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, where, lambda part: x[part])
 
-    sampler.params = jax.tree.map(placed, sampler.params, param_specs(model.config))
+    weights = weight_shardings(model.config, all_devices, 2)
+    weights = jax.tree.map(placed, sampler.params, weights)
+    sampler.params = local_arrays(weights, model.config, mesh)
 prompts = [[1, 2, 3 + n] for n in range(5)]
 seen = []
 options = dict(samples_per_prompt=3, max_new_tokens=[9, 8, 7, 40, 5], eos_ids=[5], seed=1)
-everywhere = Mesh(np.array(jax.devices()), "x", axis_types=(AxisType.Auto,))
-jax.set_mesh(everywhere)  # as a training loop has it
+jax.set_mesh(all_devices)  # as a training loop has it
 samples = sampler(prompts, on_sample=lambda q, g, ids: seen.append(3 * q + g), **options)
 scores = sampler.score(prompts, [[samples.ids(q, g) for g in range(3)] for q in range(5)])
 few = sampler(prompts[:1], max_new_tokens=5, eos_ids=[5])  # one host has none

@@ -233,6 +233,22 @@ def test_all_of_rl_and_what_grpo_saves(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compiler")
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v6e:4x4"])
+def test_hosts_of_chips_that_need_the_whole_slice_generate_in_step(topology, tmp_path):
+    config = get_defaults("rl")
+    config.model_changes = ConfigDict({"num_layers": 2})
+    config.mesh.fsdp = 16
+    config.rl.max_rows, config.rl.tensor = 64, 4
+    out = tmp_path / "dry_run.json"
+    assert dry_run(config, topology, out, largest=False)
+    programs = {p["name"]: p for p in json.loads(out.read_text())["programs"]}
+    assert programs["decode"]["compile_seconds"] > 0
+    for name in ("reshard", "prefill", "decode", "eval prefill", "eval decode"):
+        assert programs[name]["unasked"] == [], name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pretrain_1_3b_tpu", "pretrain_7b_tpu", "sft_7b_tpu", "grpo_tpu"])
 def test_the_paper_s_configs_fit_a_pod_and_send_nothing_unasked(name, tmp_path, launch):
     flags = (f"--config=configs/{name}.py", "--dry_run=v5p:4x4x4", "--nolargest_batch")
