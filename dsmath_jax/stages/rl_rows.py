@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from dsmath_jax.models.attention import reads_prefixes, resolve_backend
 from dsmath_jax.rollout import Samples
 
-ENOUGH = 1.1  # times the fewest positions that a longer or shorter row would have
+FEW = 1.1  # times the fewest positions that rows of any length would have
+LITTLE = 0.12  # padding
 LANES = 128  # lengths of long rows are multiples of it: what a TPU's kernels work on
 
 
@@ -79,11 +80,17 @@ class Plan:
     length: int
     used: int
     positions: int
+    tokens: int
+
+    @property
+    def padding(self) -> float:
+        """Share of positions, of the used parts, that hold no token."""
+        return 1 - self.tokens / self.positions
 
 
 def plan_rows(prompts: Sequence[int], completions: np.ndarray, shapes: Shapes) -> Plan:
-    """The first length of rows with few positions (`ENOUGH`): a function of the numbers alone, so
-    that a resumed run computes alike.
+    """The first length of rows with few positions (`FEW`) and little padding (`LITTLE`), else the
+    one with the fewest: a function of the numbers alone, so that a resumed run computes alike.
 
     Args:
       prompts: [questions] tokens of each.
@@ -96,15 +103,21 @@ def plan_rows(prompts: Sequence[int], completions: np.ndarray, shapes: Shapes) -
         groups = [(0, samples.reshape(-1).tolist())]
     plans = []
     for length in shapes.lengths(int(samples.max())):
-        rows = fill(groups, length)
+        placed = rows = fill(groups, length)
         if not shapes.shared:
-            places = [[divmod(s, samples.shape[1]) for s in row[0][1]] for row in rows]
-            rows = [[(q, [g]) for q, g in row] for row in places]
+            numbers = [[divmod(s, samples.shape[1]) for s in row[0][1]] for row in rows]
+            placed = [[(q, [g]) for q, g in row] for row in numbers]
         in_part = shapes.rows(length)
         used = math.ceil(len(rows) / in_part)
-        plans.append(Plan(rows, length, used, used * in_part * length))
-    fewest = min(plan.positions for plan in plans)
-    return next(plan for plan in plans if plan.positions <= ENOUGH * fewest)
+        tokens = sum(
+            groups[g][0] + sum(groups[g][1][i] for i in members)
+            for row in rows
+            for g, members in row
+        )
+        plans.append(Plan(placed, length, used, used * in_part * length, tokens))
+    fewest = min(plans, key=lambda plan: plan.positions)
+    good = (p for p in plans if p.positions <= FEW * fewest.positions and p.padding <= LITTLE)
+    return next(good, fewest)
 
 
 def fill(groups: list[tuple[int, list[int]]], length: int) -> list[list[tuple[int, list[int]]]]:
@@ -173,7 +186,6 @@ def pack(
     arrays = {name: np.zeros(shape, np.int32) for name in integers}
     arrays |= {name: np.zeros(shape, np.float32) for name in numbers}
     arrays["tokens"][:] = pad_id
-    filled = 0
     for number, pieces in enumerate(plan.rows):
         part, place = divmod(number, rows_of_part)
         row = {name: array[part, place] for name, array in arrays.items()}
@@ -205,8 +217,7 @@ def pack(
                 row["lengths"][start:end] = end - start
                 if rewards is not None:
                     row["rewards"][end - 1] = rewards[q, g]
-        filled += end
-    return arrays, plan.used, 1 - filled / plan.positions
+    return arrays, plan.used, plan.padding
 
 
 def row_shapes(config: ConfigDict, mesh: Mesh) -> Shapes:

@@ -96,7 +96,7 @@ def check(plan, prompts, completions, shapes):
     assert sorted(found) == list(np.ndindex(completions.shape))
     rows = shapes.rows(plan.length)
     assert -(-len(plan.rows) // rows) == plan.used <= shapes.parts(plan.length)
-    assert plan.positions == plan.used * rows * plan.length
+    assert plan.positions == plan.used * rows * plan.length and plan.tokens == tokens
     return tokens
 
 
