@@ -11,7 +11,7 @@ from dsmath_jax.compilation.programs import Report
 from dsmath_jax.compilation.table import unasked_lines
 from dsmath_jax.training.hardware import Chip
 
-GENERATION = ("reshard", "prefill", "cache growth", "decode", "greedy decode")
+GENERATION = ("reshard", "prefill", "decode", "greedy decode")
 STATE = (
     *("weights", "optimizer", "gradients", "reference"),
     *("critic", "critic's optimizer", "generation weights"),

@@ -124,6 +124,14 @@ def on_each_shard(function: Any, in_parts: Any, out_parts: Any) -> Any:
     )
 
 
+def whole_rows(x: jax.Array) -> jax.Array:
+    """x [rows, ...], split over SHARDS by its rows and by nothing else: hosts read their own."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, ROWS)
+
+
 class Moves(NamedTuple):
     """From which block to which of its shard, [shards x moves] int32; 0 to 0 moves nothing for
     own blocks, past the end to past the end for those of prompts."""

@@ -20,7 +20,16 @@ from flax import nnx
 
 from dsmath_jax.models.transformer import Transformer, logits
 from dsmath_jax.rollout.block_attention import attend, join, take
-from dsmath_jax.rollout.cache import BLOCKS, CACHE, EVERYWHERE, ROWS, Cache, on_each_shard, store
+from dsmath_jax.rollout.cache import (
+    BLOCKS,
+    CACHE,
+    EVERYWHERE,
+    ROWS,
+    Cache,
+    on_each_shard,
+    store,
+    whole_rows,
+)
 from dsmath_jax.rollout.draw import draw, keep_likely
 from dsmath_jax.rollout.slots import BLOCK, Plan
 
@@ -102,17 +111,21 @@ def decode(
     def one_shard(params, layers, cache, hidden, plan, options):
         model = nnx.merge(graph, params)
         hidden = jnp.concatenate([hidden, cache.prompt_hidden])[plan.source]
-        state = _decode(model, interval, draws, layers, cache, hidden, plan, options)
+        state = _decode(model, interval, draws, layers, cache, hidden, plan, options, in_step)
         keys, values = zip(*state.recent, strict=True)
         cache = cache._replace(
             own_k=_write(cache.own_k, keys, plan), own_v=_write(cache.own_v, values, plan)
         )
         return cache, state.hidden, state.decoded
 
+    # Where weights are split, turns exchange activations: all shards must take as many.
+    mesh = jax.sharding.get_abstract_mesh()
+    in_step = not mesh.empty and 1 < mesh.shape["tensor"] < mesh.size
     each = on_each_shard(
         one_shard, (EVERYWHERE, EVERYWHERE, CACHE, ROWS, ROWS, EVERYWHERE), (CACHE, ROWS, ROWS)
     )
-    return each(params, layers, cache, hidden, plan, options)
+    cache, hidden, decoded = each(params, layers, cache, hidden, plan, options)
+    return cache, hidden, jax.tree.map(whole_rows, decoded)
 
 
 class _State(NamedTuple):
@@ -123,7 +136,9 @@ class _State(NamedTuple):
     decoded: Decoded
 
 
-def _decode(model: Transformer, interval, draws, layers, cache, hidden, plan, options) -> _State:
+def _decode(
+    model: Transformer, interval, draws, layers, cache, hidden, plan, options, in_step: bool
+) -> _State:
     c = model.config
     slots, own, prompts = (x.shape[0] for x in (plan.source, plan.own_slot, plan.members))
     head = model.output_head()
@@ -195,7 +210,9 @@ def _decode(model: Transformer, interval, draws, layers, cache, hidden, plan, op
         jnp.zeros(slots, bool),
     )
     start = _State(jnp.int32(0), hidden, plan.active, recent, none)
-    return jax.lax.while_loop(lambda s: (s.step < interval) & s.active.any(), body, start)
+    return jax.lax.while_loop(
+        lambda s: (s.step < interval) & (in_step | s.active.any()), body, start
+    )
 
 
 def _write(parts: list[Any], recent: tuple[jax.Array, ...], plan: Plan) -> list[Any]:

@@ -31,6 +31,7 @@ def get(arrays: Any) -> Any:
     """This host's rows of arrays whose rows are split over SHARDS."""
 
     def begun(x: jax.Array) -> dict[int, jax.Array]:
+        assert all(shard.data.shape[1:] == x.shape[1:] for shard in x.addressable_shards)
         parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
         for part in parts.values():
             part.copy_to_host_async()

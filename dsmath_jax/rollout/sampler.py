@@ -168,7 +168,7 @@ class Sampler:
         _check_options(temperature, top_k, top_p, stop)
         self._check_prompts(ids, limits)
         with inside(self.engine.mesh):
-            key = everywhere(self.engine.mesh, _key, np.uint32(seed), np.uint32(step))
+            key = everywhere(self.engine.mesh, _key, np.uint32(seed % 2**32), np.uint32(step))
         request = Request(
             prompts=ids,
             examples=list(range(len(ids)) if example_ids is None else example_ids),

@@ -13,7 +13,7 @@ from flax import nnx
 
 from dsmath_jax.losses import token_logprobs
 from dsmath_jax.models.chunked_attention import chunked_attention
-from dsmath_jax.rollout.cache import inside, shards_of
+from dsmath_jax.rollout.cache import inside, shards_of, whole_rows
 from dsmath_jax.rollout.call import Engine
 from dsmath_jax.rollout.hosts import agreed, get, hosts_of, put
 from dsmath_jax.rollout.slots import BLOCK, power_of_two
@@ -86,7 +86,7 @@ def _score(graph, params, prompts, lengths, completions, completion_lengths, tem
     hidden, _ = model.read(tokens, positions, attention, [(k, v)], [model.stacked()])
     hidden = jnp.concatenate([of_group(last)[:, None], hidden[:, :-1]], axis=1)
     logp = token_logprobs(hidden, model.output_head(), tokens, temperature)
-    return (logp * segments).reshape(questions, group, length)
+    return whole_rows((logp * segments).reshape(questions, group, length))
 
 
 def _bucket(longest: int) -> int:

@@ -105,6 +105,7 @@ def get_defaults(stage: str) -> ConfigDict:
         c.rl.importance_cap = 0.0  # of pi_old / pi_rollout of a token ("recompute"); 0: no weights
         c.rl.dynamic_sampling = 0  # more batches at most, for groups with unequal rewards (DAPO)
         c.rl.ahead = False  # generate for the next step during the update, by weights before it
+        # (not on several hosts of v5e or v6e)
         c.rl.max_rows = 512  # samples decoded together
         c.rl.kv_dtype = ""  # of keys and values when generating, by default the model's; or "int8"
         c.rl.tensor = 1  # devices of a host that share one copy of the weights to generate

@@ -118,15 +118,17 @@ def _compile_all(programs: Programs, chip: Chip) -> list[Report]:
 
 
 # ---- The largest batch --------------------------------------------------------------------------
-def _rows_per_chip(config: ConfigDict, mesh) -> float:
-    rows = config.rl.questions * config.rl.group if config.stage == "rl" else config.batch_size
-    return rows / (config.micro_batches * mesh.shape["data"] * mesh.shape["fsdp"])
+def _rows_per_chip(config: ConfigDict, mesh) -> int:
+    ways = config.micro_batches * mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.stage == "rl":  # whose parts have a row at least
+        return max(1, config.rl.questions * config.rl.group // ways)
+    return config.batch_size // ways
 
 
 def _largest(config, mesh, model_config, reports, chip) -> int | None:
     """Rows of a micro-batch on each chip, the most that fit in an update."""
     first = next((r for r in reports if r.name == "update"), None)
-    start = int(_rows_per_chip(config, mesh))
+    start = _rows_per_chip(config, mesh)
     if first is None or start < 1:
         return None
 

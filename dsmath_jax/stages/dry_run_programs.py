@@ -139,8 +139,8 @@ ESTIMATED = ("returns", "old_values")  # by the critic
 
 def _rl_rows(config: ConfigDict, mesh) -> tuple[dict[str, jax.ShapeDtypeStruct], int]:
     """What an update takes (see `rl_rows.pack`) and how many parts of it are used, as if no two
-    samples fitted into a row: at most so much it is, and in rows of up to twice the length as
-    much."""
+    samples fitted into a row: no step computes more, and a device has no more of a part. (The
+    arrays of longer rows have room for up to twice as many positions, 40 bytes each.)"""
     c, shapes = config.rl, row_shapes(config, mesh)
     length = shapes.lengths(config.length)[0]
     shape = (shapes.parts(length), shapes.rows(length), length)

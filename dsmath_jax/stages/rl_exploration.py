@@ -65,8 +65,8 @@ def joined(parts: Sequence[Groups]) -> Groups:
 
 
 class Explorer:
-    """Answers and grades batches of questions with given weights, in a thread that speaks to no
-    other host, so that updates may run beside it.
+    """Answers and grades batches of questions with given weights, in a thread. Where the sampler's
+    mesh is of this host alone it speaks to no other, and updates may run beside it.
 
     Args:
       num_examples: of the data, to tell apart draws for a question that comes twice in a step.

@@ -30,7 +30,7 @@ class Shapes:
     Args:
       length: tokens of the longest sample there can be.
       samples: of a step.
-      micro_batches: parts, if all samples were of that length.
+      micro_batches: parts, if all samples were of that length (more, where they do not divide).
       ways: devices that share the rows of a part.
       split: devices that share a row (mesh axis "sequence").
       shared: whether samples of a question share its prompt within a row.
@@ -44,26 +44,29 @@ class Shapes:
     shared: bool = True
 
     @property
+    def unit(self) -> int:
+        return self.split * (LANES if self.length >= 8 * LANES else 8)
+
+    @property
     def tokens(self) -> int:
-        """Of a device's share of a part, unless one row is longer."""
-        return self.samples * self.length // (self.micro_batches * self.ways)
+        """The most that a device has of a part: whole rows of the longest sample."""
+        rows = max(1, self.samples // (self.micro_batches * self.ways))
+        return rows * math.ceil(self.length / self.unit) * self.unit
 
     def lengths(self, longest: int) -> list[int]:
         """Those in which a sample of `longest` tokens fits, to be preferred in this order: quarters
         of `length` from it up, shorter quarters, and then the eighths between."""
-        unit = self.split * (LANES if self.length >= 8 * LANES else 8)
         eighths = sorted(range(1, 17), key=lambda n: (n % 2, n < 8, n))
-        grid = [math.ceil(self.length * n / 8 / unit) * unit for n in eighths]
-        most = max(self.tokens, math.ceil(self.length / unit) * unit)
-        return [n for n in dict.fromkeys(grid) if longest <= n <= most]
+        grid = [math.ceil(self.length * n / 8 / self.unit) * self.unit for n in eighths]
+        return [n for n in dict.fromkeys(grid) if longest <= n <= self.tokens]
 
     def rows(self, length: int) -> int:
         """Of a part."""
-        return self.ways * max(1, self.tokens // length)
+        return self.ways * (self.tokens // length)
 
     def parts(self, length: int) -> int:
-        """As many as any step can need: two rows that follow each other hold more than one could
-        (see `fill`), and no sample needs a row and a half."""
+        """As many as any step can need: each row has a sample, and two that follow each other hold
+        more than one could (see `fill`)."""
         rows = min(self.samples, 2 * self.samples * self.length // length + 1)
         return math.ceil(rows / self.rows(length))
 

@@ -127,7 +127,8 @@ def local_rows(
 def put_batch(
     batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh, batch_size: int | None = None
 ) -> dict[str, jax.Array]:
-    """Host arrays [batch, ...] onto the mesh, as arrays over all processes.
+    """Host arrays [batch, ...], or whole ones [parts, batch, length], onto the mesh, as arrays over
+    all processes.
 
     Args:
       batch_size: of the whole batch, of which `batch` has this process's `local_rows`; None: the

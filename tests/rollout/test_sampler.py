@@ -306,10 +306,12 @@ from dsmath_jax.rollout.decode import decode, prefill
 from dsmath_jax.training.usage import memory
 
 model = Transformer(preset("tiny", vocab_size=29, num_layers=2, hidden_size=32, num_kv_heads=2))
-for questions, group, mesh in ((8, 3, {}), (3, 8, {}), (2, 4, {"data": 2}), (20, 3, {"tensor": 2})):
+meshes = ({}, {}, {"data": 2}, {"tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2})
+for (questions, group), mesh in zip(((8, 3), (3, 8), (2, 4), (20, 3), (7, 3)), meshes):
     many = Sampler(model, interval=4, max_rows=32, mesh=make_mesh(**mesh))
     prompts = [[1, 2, 3 + n] for n in range(questions)]
-    options = dict(samples_per_prompt=group, max_new_tokens=9, eos_ids=[5], seed=1)
+    limits = [3 + 2 * (n % 4) for n in range(questions)]  # shards end at different tokens
+    options = dict(samples_per_prompt=group, max_new_tokens=limits, eos_ids=[5], seed=1)
     expected = Sampler(model)(prompts, **options)
     got = many(prompts, **options)
     assert (expected.tokens == got.tokens).all()

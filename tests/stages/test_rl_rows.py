@@ -131,13 +131,16 @@ def test_any_lengths_fit_into_the_parts_that_there_are(shared):
         check(plan_rows(prompts, completions, shapes), prompts, completions, shapes)
 
 
-def test_a_part_is_no_larger_than_the_micro_batches_allow():
-    shapes = Shapes(2048, 1024, micro_batches=8, ways=64)
-    for length in shapes.lengths(1):
-        assert shapes.rows(length) * length <= 1024 * 2048 / 8
-    assert max(shapes.lengths(1)) == 4096
-    one = Shapes(2048, 1024, micro_batches=16, ways=64)  # one row of the longest sample a device
-    assert max(one.lengths(1)) == 2048 and one.rows(2048) == 64
+@pytest.mark.parametrize("micro_batches, ways", [(8, 64), (16, 64), (10, 64), (1, 1), (5000, 4)])
+@pytest.mark.parametrize("length", [2048, 2000, 3000, 100])
+def test_a_device_never_has_more_than_rows_of_the_longest_sample(length, micro_batches, ways):
+    shapes = Shapes(length, 1024, micro_batches, ways)
+    longest = shapes.lengths(length)[0]
+    assert length <= longest < length + 128
+    most = shapes.rows(longest) * longest
+    assert most <= max(1024 * longest / micro_batches, ways * longest)
+    for other in shapes.lengths(1):
+        assert 0 < shapes.rows(other) * other <= most
 
 
 def test_rows_split_over_a_sequence_axis_and_kernels_blocks():
