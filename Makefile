@@ -14,7 +14,7 @@ test: install  ## the fast tests
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: install  ## kills, large conversions
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: install
 	$(VENV)/bin/ruff check .

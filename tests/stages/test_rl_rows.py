@@ -219,7 +219,7 @@ def test_an_update_is_that_of_one_sample_a_row_in_any_number_of_parts(changes, s
     given = sampled()
     expected, metrics = updated(*one_a_row(*given), **changes)
     largest = max(np.abs(x).max() for x in jax.tree.leaves(expected))
-    for micro_batches in (2, 16):
+    for micro_batches in (2, 16) if changes == VARIANTS[0] else (16,):
         shapes = Shapes(24, 16, micro_batches, shared=shared)
         rows, used, _ = pack(*given[:3], shapes, pad_id=0, rewards=given[3])
         assert used < len(rows["tokens"])  # the rest is not computed
