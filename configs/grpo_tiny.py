@@ -4,8 +4,8 @@
     python launch/train.py --config=configs/grpo_tiny.py --config.seed=1 --workdir=runs/other
 
 The model (0.46M parameters) first learns from worked solutions, half of which do all operations in
-one line. Expect 38 to 46% of held-out problems right when sampled at temperature 1, then 61 to 83%
-after 40 steps of GRPO, by the seed, most of it because the model learns to write one operation a line
+one line. By the seed, 38 to 46% of held-out problems are right when sampled at temperature 1, and
+61 to 83% after 40 steps of GRPO, most of it because the model learns to write one operation a line
 (docs/results/grpo_tiny.md). Rewards come from a rule: the number after "####" is right or not.
 """
 
