@@ -7,7 +7,7 @@ Needs: the instruct checkpoint, converted with launch/convert.py, and a JSONL fi
 their answers. Weights, moments, gradient and reference are 138 GB, split over fsdp=16: 8.6 GB a
 chip. To sample, each chip holds all weights in bfloat16, 13.8 GB, and the keys and values of 16
 samples, 0.5 MB a token: 16 GB when all are full. Planned for 64 chips of 95 GiB (a v5p-128 slice),
-of which the dry run needs at most 46 GiB; not yet run on one.
+of which the dry run needs at most 34 GiB; not yet run on one.
 Paper's results: GSM8K 82.9 -> 88.2, MATH 46.8 -> 51.7.
 
 As in the paper: rate 1e-6, KL coefficient 0.04, 64 samples a question of at most 1024 tokens, batch
