@@ -22,7 +22,7 @@ def hosts_of(mesh: Mesh | None) -> int:
 def put(mesh: Mesh | None, arrays: Any) -> Any:
     """Arrays of this host's rows, as parts of arrays whose rows are split over SHARDS."""
     rows = sharding(mesh, SHARDS)
-    if hosts_of(mesh) == 1:
+    if mesh is None or not mesh.is_multi_process:
         return jax.device_put(arrays, rows)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), arrays)
 
@@ -45,10 +45,9 @@ def get(arrays: Any) -> Any:
 
 def agreed(mesh: Mesh | None, numbers: list[int]) -> list[int]:
     """Of each number the largest that any host of the mesh has; all call this in the same order."""
-    hosts = hosts_of(mesh)
-    if hosts == 1:
+    if mesh is None or not mesh.is_multi_process:
         return numbers
-    here = np.tile(np.array(numbers, np.int32), (shards_of(mesh) // hosts, 1))
+    here = np.tile(np.array(numbers, np.int32), (shards_of(mesh) // hosts_of(mesh), 1))
     return np.asarray(everywhere(mesh, _largest, put(mesh, here))).tolist()
 
 

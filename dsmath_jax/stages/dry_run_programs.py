@@ -139,8 +139,8 @@ ESTIMATED = ("returns", "old_values")  # by the critic
 
 def _rl_rows(config: ConfigDict, mesh) -> tuple[dict[str, jax.ShapeDtypeStruct], int]:
     """What an update takes (see `rl_rows.pack`) and how many parts of it are used, as if no two
-    samples fitted into a row: no step computes more, and a device has no more of a part. (The
-    arrays of longer rows have room for up to twice as many positions, 40 bytes each.)"""
+    samples fitted into a row: no step computes a tenth more, and no device has more of a part.
+    (The arrays of longer rows have room for up to twice as many positions, 40 bytes each.)"""
     c, shapes = config.rl, row_shapes(config, mesh)
     length = shapes.lengths(config.length)[0]
     shape = (shapes.parts(length), shapes.rows(length), length)
@@ -193,7 +193,7 @@ def _sampling(
     no part of a step, and may be greedy, too."""
     c, model_config = config.rl, model.config
     graph = nnx.split(model)[0]
-    hosts = len({d.process_index for d in mesh.devices.flat})
+    hosts = hosts_of(mesh)
     here = setup.open_generation_mesh(config, mesh, mesh.devices.flat[0].process_index)
     named = "eval {}".format if evaluation else str
     flops = _flops(config, mesh, model_config, count, group)

@@ -71,15 +71,19 @@ class Shapes:
         return math.ceil(rows / self.rows(length))
 
 
+# Samples that lie together in a row, behind their prompt where it is shared: their numbers, counted
+# question by question.
+Piece = list[int]
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Which samples go to which row, and the shape of all rows.
 
-    rows: of each row, its pieces: (question, its samples that lie there).
-    used: parts that hold something.
+    used: parts that hold something; positions: in them; tokens: that they hold.
     """
 
-    rows: list[list[tuple[int, list[int]]]]
+    rows: list[list[Piece]]
     length: int
     used: int
     positions: int
@@ -99,58 +103,58 @@ def plan_rows(prompts: Sequence[int], completions: np.ndarray, shapes: Shapes) -
       prompts: [questions] tokens of each.
       completions: [questions, group] tokens of each.
     """
-    samples = np.asarray(prompts)[:, None] + completions
-    if shapes.shared:  # each sample brings the prompt's last token
-        groups = [(n - 1, (1 + c).tolist()) for n, c in zip(prompts, completions, strict=True)]
+    whole = np.asarray(prompts)[:, None] + completions
+    sizes = 1 + completions if shapes.shared else whole  # shared: with the prompt's last token
+    samples = list(zip(sizes.reshape(-1).tolist(), range(whole.size), strict=True))
+    if shapes.shared:
+        firsts = range(0, whole.size, whole.shape[1])
+        groups = [
+            (n - 1, sorted(samples[i : i + whole.shape[1]]))
+            for n, i in zip(prompts, firsts, strict=True)
+        ]
     else:
-        groups = [(0, samples.reshape(-1).tolist())]
+        groups = [(0, sorted(samples))]
     plans = []
-    for length in shapes.lengths(int(samples.max())):
-        placed = rows = fill(groups, length)
-        if not shapes.shared:
-            numbers = [[divmod(s, samples.shape[1]) for s in row[0][1]] for row in rows]
-            placed = [[(q, [g]) for q, g in row] for row in numbers]
+    for length in shapes.lengths(int(whole.max())):
+        rows, tokens = fill(groups, length)
         in_part = shapes.rows(length)
         used = math.ceil(len(rows) / in_part)
-        tokens = sum(
-            groups[g][0] + sum(groups[g][1][i] for i in members)
-            for row in rows
-            for g, members in row
-        )
-        plans.append(Plan(placed, length, used, used * in_part * length, tokens))
+        plans.append(Plan(rows, length, used, used * in_part * length, tokens))
     fewest = min(plans, key=lambda plan: plan.positions)
     good = (p for p in plans if p.positions <= FEW * fewest.positions and p.padding <= LITTLE)
     return next(good, fewest)
 
 
-def fill(groups: list[tuple[int, list[int]]], length: int) -> list[list[tuple[int, list[int]]]]:
+def fill(
+    groups: list[tuple[int, list[tuple[int, int]]]], length: int
+) -> tuple[list[list[Piece]], int]:
     """Rows of groups one after another; a group that does not end within a row goes on in the next
     one, behind its prefix again. Of what is left of a group, a row gets the longest that fits.
 
     Args:
-      groups: of each, the tokens of its prefix and of its members; with the prefix, each member
-        fits into a row.
+      groups: of each, the tokens of its prefix, and (tokens, number) of its samples, shortest
+        first; with the prefix, each fits into a row.
       length: tokens of a row.
 
     Returns:
-      Of each row, its pieces: (group, members).
+      (rows, tokens in all of them).
     """
-    rows: list[list[tuple[int, list[int]]]] = []
-    room = 0
-    for group, (prefix, sizes) in enumerate(groups):
-        members = sorted(range(len(sizes)), key=lambda i: sizes[i])
-        left = [sizes[i] for i in members]
+    rows: list[list[Piece]] = []
+    room = tokens = 0
+    for prefix, samples in groups:
+        left = list(samples)
         while left:
-            if room < prefix + left[0]:
+            if room < prefix + left[0][0]:
                 rows.append([])
                 room = length
-            room -= prefix
-            piece = []
-            while at := bisect.bisect_right(left, room):
-                room -= left.pop(at - 1)
-                piece.append(members.pop(at - 1))
-            rows[-1].append((group, piece))
-    return rows
+            before, room, piece = room, room - prefix, []
+            while at := bisect.bisect_right(left, room, key=lambda sample: sample[0]):
+                size, number = left.pop(at - 1)
+                room -= size
+                piece.append(number)
+            rows[-1].append(piece)
+            tokens += before - room
+    return rows, tokens
 
 
 def pack(
@@ -181,46 +185,53 @@ def pack(
       samples, advantages, rewards: [questions, group].
     """
     plan = plan_rows([len(p) for p in prompts], samples.lengths, shapes)
-    rows_of_part = shapes.rows(plan.length)
+    rows_of_part, group = shapes.rows(plan.length), samples.lengths.shape[1]
     shape = (shapes.parts(plan.length), rows_of_part, plan.length)
-    integers = ["tokens", "segment_ids", "positions"] + ["prefix_ids"] * shapes.shared
-    numbers = ["loss_mask", "rollout_logp", "advantages", "lengths"]
-    numbers += [] if rewards is None else ["rewards"]
+    integers = ("tokens", "segment_ids", "prefix_ids", "positions")
+    numbers = ("loss_mask", "rollout_logp", "advantages", "lengths", "rewards")
     arrays = {name: np.zeros(shape, np.int32) for name in integers}
     arrays |= {name: np.zeros(shape, np.float32) for name in numbers}
     arrays["tokens"][:] = pad_id
     for number, pieces in enumerate(plan.rows):
-        part, place = divmod(number, rows_of_part)
-        row = {name: array[part, place] for name, array in arrays.items()}
+        row = {name: array[divmod(number, rows_of_part)] for name, array in arrays.items()}
         end = segment = 0
-        for q, members in pieces:
-            shared = len(prompts[q]) - 1 if shapes.shared else 0
+        for piece in pieces:
+            prefix = segment = segment + 1
             if shapes.shared:
-                segment += 1
-                prefix = segment
-                here = slice(end, end + shared)
-                row["tokens"][here] = prompts[q][:shared]
-                row["segment_ids"][here] = row["prefix_ids"][here] = prefix
-                row["positions"][here] = np.arange(shared)
-                end += shared
-            for g in members:
-                completion = samples.ids(q, g)
-                segment += 1
-                start = end + len(prompts[q]) - shared
-                here = slice(end, start + len(completion))
-                end = here.stop
-                row["tokens"][here] = prompts[q][shared:] + completion
-                row["segment_ids"][here] = segment
-                row["positions"][here] = shared + np.arange(end - here.start)
-                if shapes.shared:
-                    row["prefix_ids"][here] = prefix
-                row["loss_mask"][start:end] = 1.0
-                row["rollout_logp"][start:end] = samples.logprobs[q, g, : end - start]
-                row["advantages"][start:end] = advantages[q, g]
-                row["lengths"][start:end] = end - start
+                end = _write(row, end, prompts[piece[0] // group][:-1], 0, prefix, prefix)
+            for sample in piece:
+                q, g = divmod(sample, group)
+                shared = len(prompts[q]) - 1 if shapes.shared else 0
+                completion, segment = samples.ids(q, g), segment + 1
+                tokens = prompts[q][shared:] + completion
+                end = _write(row, end, tokens, shared, segment, prefix)
+                answer = slice(end - len(completion), end)
+                row["loss_mask"][answer] = 1.0
+                row["rollout_logp"][answer] = samples.logprobs[q, g, : len(completion)]
+                row["advantages"][answer] = advantages[q, g]
+                row["lengths"][answer] = len(completion)
                 if rewards is not None:
                     row["rewards"][end - 1] = rewards[q, g]
+    for name, known in (("prefix_ids", shapes.shared), ("rewards", rewards is not None)):
+        if not known:
+            del arrays[name]
     return arrays, plan.used, plan.padding
+
+
+def _write(
+    row: dict[str, np.ndarray],
+    begin: int,
+    tokens: list[int],
+    position: int,
+    segment: int,
+    prefix: int,
+) -> int:
+    """Writes a segment's tokens, the first at its `position`; returns where they end."""
+    here = slice(begin, begin + len(tokens))
+    row["tokens"][here] = tokens
+    row["positions"][here] = position + np.arange(len(tokens))
+    row["segment_ids"][here], row["prefix_ids"][here] = segment, prefix
+    return here.stop
 
 
 def row_shapes(config: ConfigDict, mesh: Mesh) -> Shapes:

@@ -57,7 +57,7 @@ def test_rows_without_sharing_hold_the_prompt_with_each_completion():
     assert "prefix_ids" not in rows and used == 1 and padding == 5 / 16
     expected = {
         "tokens": [1, 5, 9, 9, 9, 9, 1, 5, 7, 8, 2],
-        "segment_ids": [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2],
+        "segment_ids": [2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3],
         "positions": [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4],
         "loss_mask": [0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 1],
     }
@@ -85,12 +85,14 @@ def check(plan, prompts, completions, shapes):
     found, tokens = [], 0
     for row in plan.rows:
         size = 0
-        for q, members in row:
-            found += [(q, g) for g in members]
+        for piece in row:
+            places = [divmod(sample, completions.shape[1]) for sample in piece]
+            found += places
             if shapes.shared:
-                size += prompts[q] - 1 + sum(1 + completions[q, g] for g in members)
+                assert len({q for q, _ in places}) == 1
+                size += prompts[places[0][0]] - 1 + sum(1 + completions[p] for p in places)
             else:
-                size += sum(prompts[q] + completions[q, g] for g in members)
+                size += sum(prompts[q] + completions[q, g] for q, g in places)
         assert 0 < size <= plan.length
         tokens += size
     assert sorted(found) == list(np.ndindex(completions.shape))
