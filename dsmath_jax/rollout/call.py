@@ -17,7 +17,7 @@ from dsmath_jax.rollout import cache as caches
 from dsmath_jax.rollout import decode as programs
 from dsmath_jax.rollout.cache import SHARDS, Cache, Moves, sharding, shards_of
 from dsmath_jax.rollout.decode import Options
-from dsmath_jax.rollout.hosts import agreed, get, hosts_of, put
+from dsmath_jax.rollout.host_arrays import agreed, get, hosts_of, put
 from dsmath_jax.rollout.slots import BLOCK, Prompt, Shard, Sizes, Slot, make_plan, works
 
 # Slots from which on the last samples move to a quarter of them: with fewer, a step reads mostly

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.parameters import param_specs
 from dsmath_jax.models.sharding import MESH_AXES, partition_spec
-from dsmath_jax.rollout.hosts import hosts_of
+from dsmath_jax.rollout.host_arrays import hosts_of
 
 # `device_kind` in lower case of chips whose compiler (libtpu 0.0.42) takes no program for some of a
 # slice's hosts alone: "on platforms with limited ICI routing".

@@ -17,7 +17,7 @@ from dsmath_jax.models.transformer import Transformer
 from dsmath_jax.rollout.cache import inside
 from dsmath_jax.rollout.call import Call, Engine, Request
 from dsmath_jax.rollout.decode import Options
-from dsmath_jax.rollout.hosts import everywhere
+from dsmath_jax.rollout.host_arrays import everywhere
 from dsmath_jax.rollout.score import scores
 from dsmath_jax.rollout.slots import BLOCK
 

@@ -15,7 +15,7 @@ from dsmath_jax.losses import token_logprobs
 from dsmath_jax.models.chunked_attention import chunked_attention
 from dsmath_jax.rollout.cache import inside, shards_of, whole_rows
 from dsmath_jax.rollout.call import Engine
-from dsmath_jax.rollout.hosts import agreed, get, hosts_of, put
+from dsmath_jax.rollout.host_arrays import agreed, get, hosts_of, put
 from dsmath_jax.rollout.slots import BLOCK, power_of_two
 
 

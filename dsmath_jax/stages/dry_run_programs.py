@@ -20,7 +20,7 @@ from dsmath_jax.models.parameters import param_specs
 from dsmath_jax.models.sharding import batch_sharding, param_shardings
 from dsmath_jax.rollout.cache import SHARDS, cache_shapes, sharding, shards_of
 from dsmath_jax.rollout.decode import Options, decode, prefill
-from dsmath_jax.rollout.hosts import hosts_of
+from dsmath_jax.rollout.host_arrays import hosts_of
 from dsmath_jax.rollout.sampler import INTERVAL
 from dsmath_jax.rollout.slots import BLOCK, Shard, Sizes, make_plan
 from dsmath_jax.stages import setup, supervised

@@ -37,7 +37,7 @@ from dsmath_jax.models.sharding import (
     param_shardings,
 )
 from dsmath_jax.models.transformer import Transformer, init_params
-from dsmath_jax.rollout.hosts import hosts_of
+from dsmath_jax.rollout.host_arrays import hosts_of
 from dsmath_jax.rollout.local import generation_mesh
 from dsmath_jax.stages.host_checks import differences
 from dsmath_jax.training.optimizer import make_optimizer
