@@ -1,0 +1,1 @@
+"""From web archives to a decontaminated mathematical corpus, by iteration (DeepSeekMath 2.1)."""

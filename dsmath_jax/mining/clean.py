@@ -1,0 +1,194 @@
+"""The stages between a page that was taken and the corpus: its content, near-duplicates, and
+benchmarks' texts."""
+
+from __future__ import annotations
+
+import pathlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dsmath_jax.mining import duplicate_clusters, page_rows
+from dsmath_jax.mining.archives import read_pages_at
+from dsmath_jax.mining.decontamination import Index
+from dsmath_jax.mining.encoding import decode
+from dsmath_jax.mining.extract import Extracted, extract
+from dsmath_jax.mining.language import token_estimate
+from dsmath_jax.mining.pages import Limits, Page
+from dsmath_jax.mining.shards import Shard
+from dsmath_jax.mining.workers import Progress
+
+DOCUMENTS = pa.schema(
+    [
+        ("url_hash", pa.uint64()),
+        ("url", pa.string()),
+        ("host", pa.string()),
+        ("language", pa.string()),
+        ("score", pa.float32()),
+        ("tokens", pa.int32()),
+        ("title", pa.string()),
+        ("text", pa.string()),
+        ("formulas", pa.int32()),
+    ]
+)
+# cause: "near-duplicate" of the page `of`, or "benchmark", whose item and n-gram are named.
+REMOVED = pa.schema(
+    [
+        ("url", pa.string()),
+        ("cause", pa.string()),
+        ("of", pa.string()),
+        ("ngram", pa.string()),
+        ("similarity", pa.float32()),
+    ]
+)
+EXTRACT_VERSION = SIGNATURES_VERSION = PAIRS_VERSION = SIMILAR_VERSION = CLEAN_VERSION = 1
+
+
+def extraction(
+    shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Writes documents.parquet, sorted by url_hash, and rejected.parquet, of the chosen rows.
+
+    Inputs: a file of rows, and which of them are chosen (.npy, [rows] bool).
+    """
+    rows, chosen = shard.inputs
+    table = pq.read_table(rows).filter(pa.array(np.load(chosen)))
+    by_source: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for row in table.to_pylist():
+        by_source[row["source"]][row["offset"]] = row
+    limits = Limits(max_page_bytes=settings["max_page_bytes"])
+    documents, rejected = [], []
+    for source, found in sorted(by_source.items()):
+        path = settings["inputs"][source]
+        places = [(row["offset"], row["length"]) for row in found.values()]
+        for page in read_pages_at(path, places, limits):
+            row = found[page.offset]
+            if progress(f"{path}@{page.offset}"):
+                result: Extracted | str = "crashed or hung"
+            else:
+                result = _content(page) if isinstance(page, Page) else page.reason
+            if isinstance(result, str):
+                where = {"source": source, "offset": page.offset, "url": row["url"]}
+                rejected.append(where | {"reason": result})
+                continue
+            same = ("url_hash", "url", "host", "language", "score")
+            documents.append(
+                {name: row[name] for name in same}
+                | {
+                    "tokens": token_estimate(result.text),
+                    "title": result.title,
+                    "text": result.text,
+                    "formulas": result.formulas,
+                }
+            )
+    documents.sort(key=lambda document: document["url_hash"])
+    page_rows.write(documents, DOCUMENTS, folder / "documents.parquet")
+    page_rows.write(rejected, page_rows.REJECTED, folder / "rejected.parquet")
+    reasons = Counter(row["reason"] for row in rejected)
+    return {
+        "pages": len(documents),
+        "tokens": sum(document["tokens"] for document in documents),
+        "formulas": sum(document["formulas"] for document in documents),
+        "rejected": dict(sorted(reasons.items())),
+    }
+
+
+def _content(page: Page) -> Extracted | str:
+    try:
+        text = decode(page.body, page.charset)
+        found = extract(text, page.url) if page.kind == "html" else Extracted(text, "", 0)
+    except ValueError:
+        return "not readable"
+    return found if found.text.strip() else "no content"
+
+
+# ---- Near-duplicates ----------------------------------------------------------------------------
+def signatures(
+    shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Shingles and buckets of a file of documents."""
+    (path,) = shard.inputs
+    pages = duplicate_clusters.write_shard(_texts(pathlib.Path(path)), folder / "shard")
+    return {"pages": pages}
+
+
+def _texts(path: pathlib.Path) -> Iterator[tuple[int, float, str]]:
+    for batch in pq.ParquetFile(path).iter_batches(1024, columns=["url_hash", "score", "text"]):
+        columns = batch.to_pydict()
+        yield from zip(columns["url_hash"], columns["score"], columns["text"], strict=True)
+
+
+def pairs(
+    shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Pairs of pages that share a bucket, of one part of the buckets."""
+    found = duplicate_clusters.write_pairs(
+        shard.inputs, int(shard.name), settings["parts"], folder / "pairs.npy"
+    )
+    return {"pairs": found}
+
+
+def similar(
+    shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Those whose similarity is verified, of one part of the pairs."""
+    shards, found_pairs = settings["shards"], shard.inputs
+    found = duplicate_clusters.write_similar(
+        shards, found_pairs, int(shard.name), settings["parts"], folder / "similar.npy"
+    )
+    return {"similar": found}
+
+
+# ---- Benchmarks ---------------------------------------------------------------------------------
+def cleaning(
+    shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Writes clean.parquet, the documents without near-duplicates and without pages that hold a
+    benchmark's text, and removed.parquet.
+
+    Inputs: documents; duplicates.npz (page, kept, similarity); the index of benchmarks, or "".
+    """
+    path, duplicates, benchmarks = shard.inputs
+    with np.load(duplicates) as arrays:
+        near = dict(
+            zip(
+                arrays["page"].tolist(),
+                zip(arrays["kept"].tolist(), arrays["similarity"].tolist(), strict=True),
+                strict=True,
+            )
+        )
+    index = Index.load(benchmarks) if benchmarks else None
+    kept, removed = [], []
+    for document in pq.read_table(path).to_pylist():
+        if (twin := near.get(document["url_hash"])) is not None:
+            removed.append(_removed(document, "near-duplicate", f"{twin[0]:016x}", "", twin[1]))
+        elif index is not None and (hits := index.find(document["text"])):
+            for hit in hits:
+                of = f"{hit.benchmark}:{hit.item}:{hit.part}"
+                removed.append(_removed(document, "benchmark", of, hit.ngram, 0.0))
+        else:
+            kept.append(document)
+    page_rows.write(kept, DOCUMENTS, folder / "clean.parquet")
+    page_rows.write(removed, REMOVED, folder / "removed.parquet")
+    return {
+        "pages": len(kept),
+        "tokens": sum(document["tokens"] for document in kept),
+        "near-duplicates": sum(row["cause"] == "near-duplicate" for row in removed),
+        "benchmark": len({row["url"] for row in removed if row["cause"] == "benchmark"}),
+    }
+
+
+def _removed(
+    document: dict[str, Any], cause: str, of: str, ngram: str, similarity: float
+) -> dict[str, Any]:
+    return {
+        "url": document["url"],
+        "cause": cause,
+        "of": of,
+        "ngram": ngram,
+        "similarity": similarity,
+    }

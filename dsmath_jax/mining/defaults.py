@@ -1,0 +1,54 @@
+"""Every field of a mining configuration, with its meaning and a value that works on a laptop."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def get_defaults() -> ConfigDict:
+    c = ConfigDict()
+    # ---- What is read ----
+    c.inputs = ()  # archives: files, globs, directories or listings; local or any fsspec URL
+    c.crawl = ""  # or a Common Crawl listing, warc.paths.gz or wet.paths.gz
+    c.crawl_prefix = "https://data.commoncrawl.org/"  # or s3://commoncrawl/, or a mirror
+    c.seed = ""  # JSONL of url and text: the first positives (the paper: OpenWebMath)
+    c.benchmarks = ()  # files and folders of benchmarks whose texts no page may hold
+    c.max_page_bytes = 8 << 20
+    c.max_rejected_share = 0.2  # of the records of all inputs, before the run stops
+
+    # ---- Classifier (the paper's settings, for a million pages) ----
+    c.positives = 500_000
+    c.negatives = 500_000
+    c.sampled_inputs = 0  # archives that negatives are drawn from (0: all)
+    c.sampled_share = 1.0  # of their pages, by a hash of the address
+    c.held_out_share = 0.1  # of hosts, on which the classifier is measured and never trained
+    c.classifier = ConfigDict()
+    c.classifier.dim = 256
+    c.classifier.learning_rate = 0.1
+    c.classifier.word_ngrams = 3
+    c.classifier.min_count = 3
+    c.classifier.epochs = 3
+    c.classifier.buckets = 2_000_000
+    c.classifier.threads = 1  # more are faster, and give another model at each run
+    c.classifier.seed = 0
+
+    # ---- What is taken ----
+    c.budgets = ConfigDict({"en": 1_000_000, "zh": 1_000_000})  # tokens of each language
+    c.min_score = 0.5
+    c.parts = 1  # of the search for near-duplicates: more need less memory each
+
+    # ---- Iterations ----
+    c.iterations = 4  # at most
+    c.stop_overlap = 0.98  # of the pages taken that the iteration before took: then it ends
+    c.annotate = "csv"  # a person decides in annotate_iterN.csv; "auto": suggestions are taken
+    c.domain_share = 0.1  # more of a domain must have been collected to ask about its groups
+    c.domain_pages = 10  # and it must have so many pages
+    c.group_depth = 3  # folders of a path that tell groups apart
+    c.group_pages = 5  # fewest of a group that is asked about
+
+    # ---- Processes ----
+    c.workers = 1
+    c.ray = ""  # address of a Ray cluster, "local" for one on this machine
+    c.stuck_seconds = 60.0  # at one page, before the page is left out
+    c.memory_gb = 0.0  # of a process (0: no limit)
+    return c

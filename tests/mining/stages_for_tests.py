@@ -1,0 +1,31 @@
+"""Stages that tests of the shard runner run in other processes."""
+
+import os
+import pathlib
+import signal
+import time
+
+
+def count_lines(shard, folder, settings, progress):
+    """Copies the lines of a file, upper case where the settings say so."""
+    lines = pathlib.Path(shard.inputs[0]).read_text().splitlines()
+    kept = []
+    for n, line in enumerate(lines):
+        if progress(f"{shard.inputs[0]}:{n}"):
+            continue
+        if line == "hang":
+            time.sleep(1000)
+        if line == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if line == "grow":
+            bytearray(1 << 34)
+        if line == "wrong":
+            raise ValueError(f"{shard.name}: line {n} is wrong")
+        kept.append(line.upper() if settings.get("upper") else line)
+    (folder / "lines.txt").write_text("\n".join(kept))
+    log = settings.get("log")
+    if log:
+        with open(log, "a") as file:
+            file.write(shard.name + "\n")
+    time.sleep(settings.get("seconds", 0.0))
+    return {"pages": len(kept)}

@@ -1,0 +1,142 @@
+"""Shards: done once, done again when something they depend on changes, and alike after any kill."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dsmath_jax.mining.shards import Engine, Shard, file_hash, output_key, read_marker, run_shards
+from tests.mining.stages_for_tests import count_lines
+
+
+def make_shards(folder: pathlib.Path, texts: list[str]) -> list[Shard]:
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for n, text in enumerate(texts):
+        path = folder / f"{n}.txt"
+        path.write_text(text)
+        shards.append(Shard(f"{n:03d}", (str(path),), file_hash(path)))
+    return shards
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def run(shards, folder, settings=None, said=None, **engine):
+    say = (lambda line: None) if said is None else said.append
+    return run_shards(count_lines, 1, shards, folder, settings or {}, Engine(**engine), say)
+
+
+def test_each_shard_is_done_once_and_again_when_its_key_changes(tmp_path):
+    log = tmp_path / "log"
+    settings = {"log": str(log)}
+    shards = make_shards(tmp_path / "in", ["a\nb", "c", ""])
+    assert [c["pages"] for c in run(shards, tmp_path / "out", settings)] == [2, 1, 0]
+    before = contents(tmp_path / "out")
+    said: list[str] = []
+    assert [c["pages"] for c in run(shards, tmp_path / "out", settings, said)] == [2, 1, 0]
+    assert log.read_text().split() == ["000", "001", "002"] and "done already" in said[-1]
+    changed = make_shards(tmp_path / "in", ["a\nb", "c\nd", ""])
+    assert [c["pages"] for c in run(changed, tmp_path / "out", settings)] == [2, 2, 0]
+    assert log.read_text().split()[3:] == ["001"]
+    after = contents(tmp_path / "out")
+    assert {name for name in before if before[name] != after[name]} == {
+        "001/lines.txt",
+        "001/done.json",
+    }
+    run(changed, tmp_path / "out", settings | {"upper": True})
+    assert log.read_text().split()[4:] == ["000", "001", "002"]
+    assert (tmp_path / "out/001/lines.txt").read_text() == "C\nD"
+
+
+def test_a_damaged_output_is_done_again(tmp_path):
+    shards = make_shards(tmp_path / "in", ["a", "b"])
+    run(shards, tmp_path / "out")
+    key = output_key(tmp_path / "out/001")
+    (tmp_path / "out/001/lines.txt").write_text("longer")
+    (tmp_path / "out/000/done.json").write_text("{")
+    assert read_marker(tmp_path / "out/001") is None
+    run(shards, tmp_path / "out")
+    assert (tmp_path / "out/001/lines.txt").read_text() == "b"
+    assert output_key(tmp_path / "out/001") == key
+
+
+def test_shards_that_are_no_more_and_leftovers_go(tmp_path):
+    shards = make_shards(tmp_path / "in", ["a", "b"])
+    run(shards, tmp_path / "out")
+    (tmp_path / "out/.001.77").mkdir()
+    run(shards[:1], tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["000"]
+
+
+def test_processes_change_no_byte(tmp_path):
+    shards = make_shards(tmp_path / "in", [f"{n}\n" * n for n in range(12)])
+    for workers in (1, 3):
+        run(shards, tmp_path / f"out{workers}", workers=workers)
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out3")
+
+
+@pytest.mark.parametrize("line", ["hang", "die", "grow"])
+def test_a_page_at_which_processes_hang_or_die_is_left_out(line, tmp_path):
+    shards = make_shards(tmp_path / "in", ["a\nb", f"c\n{line}\nd"])
+    counts = run(shards, tmp_path / "out", stuck_seconds=3.0, memory_gb=8.0)
+    assert [c["pages"] for c in counts] == [2, 2]
+    assert (tmp_path / "out/001/lines.txt").read_text() == "c\nd"
+    marker = json.loads((tmp_path / "out/001/done.json").read_text())
+    assert marker["left_out"] == [f"{shards[1].inputs[0]}:1"]
+
+
+def test_what_a_stage_raises_is_raised_and_no_folder_is_left(tmp_path):
+    shards = make_shards(tmp_path / "in", ["a", "b\nwrong", "c"])
+    with pytest.raises(ValueError, match="001: line 1 is wrong"):
+        run(shards, tmp_path / "out")
+    assert read_marker(tmp_path / "out/000") is not None
+    assert not (tmp_path / "out/001").exists()
+
+
+COMMAND = """
+import sys
+from tests.mining.test_shards import make_shards, run
+import pathlib
+if __name__ == "__main__":
+    folder = pathlib.Path(sys.argv[1])
+    shards = make_shards(folder / "in", [f"{n}\\n" * n for n in range(20)])
+    settings = {"log": str(folder / "log"), "seconds": 0.05}
+    run(shards, folder / "out", settings, workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_random_kills_change_no_byte_and_repeat_no_finished_shard(tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(COMMAND)
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+
+    def start(folder):
+        folder.mkdir(exist_ok=True)
+        return subprocess.Popen([sys.executable, script, folder], env=environment)
+
+    whole = tmp_path / "whole"
+    assert start(whole).wait() == 0
+    killed = tmp_path / "killed"
+    draws = random.Random(0)
+    for _ in range(20):
+        process = start(killed)
+        time.sleep(draws.uniform(0.3, 2.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(killed).wait() == 0
+    texts = {name: text for name, text in contents(killed / "out").items() if "lines" in name}
+    assert texts == {n: t for n, t in contents(whole / "out").items() if "lines" in n}
+    # A kill interrupts the shards of two processes at most; the rest is done once.
+    assert len((killed / "log").read_text().split()) <= 20 + 2 * 20
+    for n in range(20):
+        assert read_marker(killed / f"out/{n:03d}") is not None
