@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh
 
-from dsmath_jax.models import flash_gpu, splash
+from dsmath_jax.models import cudnn_attention, flash_gpu, splash
 from dsmath_jax.models.chunked_attention import chunked_attention, pad_length
 from dsmath_jax.models.sharding import partition_spec
 
-BACKENDS = ("auto", "splash", "flash", "chunked")
-FOR_PLATFORM = {"tpu": "splash", "gpu": "flash"}
+BACKENDS = ("auto", "splash", "cudnn", "flash", "chunked")
+# What runs on a platform's devices beside "chunked"; "auto" is the first that takes the numbers.
+FOR_PLATFORM = {"tpu": ("splash",), "gpu": ("cudnn", "flash")}
 
 
 def causal_attention(
@@ -40,8 +42,9 @@ def causal_attention(
       q: [batch, length, heads, head_dim].
       k, v: [batch, length, kv_heads, head_dim]; kv_heads divides heads.
       segment_ids: [batch, length] int; a segment's tokens lie together.
-      backend: "splash" (Pallas, TPU), "flash" (Pallas, GPU), "chunked" (plain XLA, any device), or
-        "auto": what suits the devices of the mesh in `jax.set_mesh`, else of this machine.
+      backend: "splash" (Pallas, TPU), "cudnn" (GPU from Hopper on, 16 bits), "flash" (Pallas, any
+        GPU), "chunked" (plain XLA, any device), or "auto": what suits the devices of the mesh in
+        `jax.set_mesh`, else of this machine.
       interpret: run a Pallas kernel without its device, to test it.
       prefix_ids: [batch, length] int, which segment of the row each token's own segment continues:
         several may continue one. Its own id where it continues none. A prefix comes before what
@@ -54,7 +57,7 @@ def causal_attention(
       ValueError: the backend is unknown, or does not run on the mesh.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    backend = resolve_backend(backend, mesh, interpret)
+    backend = resolve_backend(backend, mesh, q.dtype, interpret)
     if prefix_ids is not None and not reads_prefixes(backend):
         raise ValueError("attention='flash' knows no prefixes; choose 'chunked'")
     split = not mesh.empty and mesh.size > 1
@@ -82,6 +85,8 @@ def causal_attention(
             )
         if kernel is not None:
             return splash.splash_attention(kernel, q, k, v, q_ids[0], ids[0], *q_ids[1:], *ids[1:])
+        if backend == "cudnn":
+            return cudnn_attention.cudnn_attention(q, k, v, *ids)
         if backend == "flash":
             return flash_gpu.flash_attention(q, k, v, *ids, interpret)
         q_prefixes = q_ids[1] if len(q_ids) > 1 else None
@@ -103,9 +108,11 @@ def causal_attention(
     return checkpoint_name(attend(kernel, q, k, v, *ids)[:, :length], "attention_out")
 
 
-def resolve_backend(backend: str, mesh: AbstractMesh, interpret: bool = False) -> str:
-    """What "auto" is for the mesh's devices: a program may be compiled for a TPU without having
-    one, so the machine's own do not count where a mesh is set.
+def resolve_backend(
+    backend: str, mesh: AbstractMesh, dtype: Any, interpret: bool = False
+) -> str:
+    """What "auto" is for the mesh's devices and the computation's dtype: a program may be compiled
+    for a TPU without having one, so the machine's own devices do not count where a mesh is set.
 
     Raises:
       ValueError: the backend is unknown, or does not run on the mesh.
@@ -114,13 +121,19 @@ def resolve_backend(backend: str, mesh: AbstractMesh, interpret: bool = False) -
         raise ValueError(f"attention={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
     device = None if mesh.empty else mesh.abstract_device
     platform = device.platform if device else jax.default_backend()
-    suited = FOR_PLATFORM.get(platform, "chunked")
-    backend = suited if backend == "auto" else backend
-    if backend not in (suited, "chunked") and not interpret:
-        raise ValueError(f"attention={backend!r} does not run on {platform}; choose 'auto'")
-    if backend == "flash" and not mesh.empty and mesh.shape["sequence"] > 1:
+    possible = [
+        name
+        for name in FOR_PLATFORM.get(platform, ())
+        if name != "cudnn" or cudnn_attention.available(jnp.dtype(dtype))
+    ]
+    if backend == "auto":
+        backend = [*possible, "chunked"][0]
+    if backend not in (*possible, "chunked") and not interpret:
+        why = f" or not in {jnp.dtype(dtype)}" if backend in FOR_PLATFORM.get(platform, ()) else ""
+        raise ValueError(f"attention={backend!r} does not run on {platform}{why}; choose 'auto'")
+    if backend in ("cudnn", "flash") and not mesh.empty and mesh.shape["sequence"] > 1:
         raise ValueError(
-            "attention='flash' does not split queries; set mesh size sequence=1 or "
+            f"attention={backend!r} does not split queries; set mesh size sequence=1 or "
             "attention='chunked'"
         )
     return backend

@@ -12,13 +12,16 @@ from jax.ad_checkpoint import checkpoint_name
 from dsmath_jax.losses.row_matmul import row_matmul, row_matmuls
 from dsmath_jax.models.attention import BACKENDS, causal_attention
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.cudnn_attention import kept_for_backward
 from dsmath_jax.models.embedding import embed_tokens
 from dsmath_jax.models.parameters import init_param, param_specs
 from dsmath_jax.models.rope import cos_sin, rotate
 from dsmath_jax.models.sharding import constrain
 
 POLICIES = jax.checkpoint_policies
-ATTENTION = POLICIES.save_only_these_names("attention_residuals")
+ATTENTION = POLICIES.save_from_both_policies(
+    POLICIES.save_only_these_names("attention_residuals"), kept_for_backward
+)
 
 # What the backward pass finds of a layer; the rest it computes again.
 REMAT = {

@@ -173,21 +173,24 @@ def _decode(
             own_k, own_v, prompt_k, prompt_v = (
                 jax.tree.map(lambda x, n=n: x[:n], x) for x, n in zip(kept, used, strict=True)
             )
-            at = (0, 0, s.step, 0)
-            k, v = (
-                jax.lax.dynamic_update_slice(to, x.swapaxes(1, 2), at)
-                for to, x in zip(recent, (k, v), strict=True)
+            new = k.swapaxes(1, 2), v.swapaxes(1, 2)
+            recent_k, recent_v = (
+                store(jax.lax.dynamic_update_slice(to, x, (0, 0, s.step, 0)), x.dtype)
+                for to, x in zip(recent, new, strict=True)
             )
             parts = [
-                attend(q, store(k, k.dtype), store(v, v.dtype), in_recent),
+                attend(q, recent_k, recent_v, in_recent),
                 take(attend(q[plan.own_slot], own_k, own_v, in_own), plan.own_table),
                 take(attend(q[plan.members, 0], prompt_k, prompt_v, in_prompt), plan.prompt_table),
             ]
-            return join(parts).astype(q.dtype)[:, None], (k, v)
+            return join(parts).astype(q.dtype)[:, None], new
 
         positions = plan.prompt_length + plan.start + s.step
         inputs = list(zip(kept, s.recent, strict=True))
-        hidden, recent = model.read(token[:, None], positions[:, None], attention, inputs, layers)
+        hidden, new = model.read(token[:, None], positions[:, None], attention, inputs, layers)
+        recent = jax.tree.map(  # in place: of a scan's results each layer's would be copied
+            lambda to, x: jax.lax.dynamic_update_slice(to, x, (0, 0, 0, s.step, 0)), s.recent, new
+        )
         ends = s.active & jnp.isin(token, options.eos_ids)
         count = s.decoded.counts + s.active
         return _State(

@@ -241,5 +241,5 @@ def row_shapes(config: ConfigDict, mesh: Mesh) -> Shapes:
         config.micro_batches,
         mesh.shape["data"] * mesh.shape["fsdp"],
         mesh.shape["sequence"],
-        reads_prefixes(resolve_backend(config.attention, mesh.abstract_mesh)),
+        reads_prefixes(resolve_backend(config.attention, mesh.abstract_mesh, config.dtype)),
     )

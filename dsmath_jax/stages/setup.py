@@ -55,7 +55,7 @@ def mesh_of(config: ConfigDict, devices: Sequence[jax.Device]) -> jax.sharding.M
     except ValueError as e:
         raise InputError(f"config.mesh: {e}") from None
     try:
-        resolve_backend(config.attention, mesh.abstract_mesh)
+        resolve_backend(config.attention, mesh.abstract_mesh, config.dtype)
     except ValueError as e:
         raise InputError(f"config.attention: {e}") from None
     return mesh
