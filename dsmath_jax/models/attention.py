@@ -17,8 +17,8 @@ from dsmath_jax.models.chunked_attention import chunked_attention, pad_length
 from dsmath_jax.models.sharding import partition_spec
 
 BACKENDS = ("auto", "splash", "cudnn", "flash", "chunked")
-# What runs on a platform's devices beside "chunked"; "auto" is the first that takes the numbers.
-FOR_PLATFORM = {"tpu": ("splash",), "gpu": ("cudnn", "flash")}
+# What runs on a platform's devices beside "chunked"; "auto" is the first.
+FOR_PLATFORM = {"tpu": ("splash",), "gpu": ("flash", "cudnn")}
 
 
 def causal_attention(
@@ -59,7 +59,7 @@ def causal_attention(
     mesh = jax.sharding.get_abstract_mesh()
     backend = resolve_backend(backend, mesh, q.dtype, interpret)
     if prefix_ids is not None and not reads_prefixes(backend):
-        raise ValueError("attention='flash' knows no prefixes; choose 'chunked'")
+        raise ValueError("attention='flash' knows no prefixes; choose 'cudnn' or 'chunked'")
     split = not mesh.empty and mesh.size > 1
     length, heads = q.shape[1:3]
     shards = mesh.shape["sequence"] if split else 1
@@ -108,11 +108,9 @@ def causal_attention(
     return checkpoint_name(attend(kernel, q, k, v, *ids)[:, :length], "attention_out")
 
 
-def resolve_backend(
-    backend: str, mesh: AbstractMesh, dtype: Any, interpret: bool = False
-) -> str:
-    """What "auto" is for the mesh's devices and the computation's dtype: a program may be compiled
-    for a TPU without having one, so the machine's own devices do not count where a mesh is set.
+def resolve_backend(backend: str, mesh: AbstractMesh, dtype: Any, interpret: bool = False) -> str:
+    """What "auto" is for the mesh's devices: a program may be compiled for a TPU without having
+    one, so the machine's own do not count where a mesh is set. `dtype`: of the computation.
 
     Raises:
       ValueError: the backend is unknown, or does not run on the mesh.
@@ -121,16 +119,12 @@ def resolve_backend(
         raise ValueError(f"attention={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
     device = None if mesh.empty else mesh.abstract_device
     platform = device.platform if device else jax.default_backend()
-    possible = [
-        name
-        for name in FOR_PLATFORM.get(platform, ())
-        if name != "cudnn" or cudnn_attention.available(jnp.dtype(dtype))
-    ]
-    if backend == "auto":
-        backend = [*possible, "chunked"][0]
-    if backend not in (*possible, "chunked") and not interpret:
-        why = f" or not in {jnp.dtype(dtype)}" if backend in FOR_PLATFORM.get(platform, ()) else ""
-        raise ValueError(f"attention={backend!r} does not run on {platform}{why}; choose 'auto'")
+    possible = (*FOR_PLATFORM.get(platform, ()), "chunked")
+    backend = possible[0] if backend == "auto" else backend
+    if backend not in possible and not interpret:
+        raise ValueError(f"attention={backend!r} does not run on {platform}; choose 'auto'")
+    if backend == "cudnn" and (reason := cudnn_attention.refusal(dtype)):
+        raise ValueError(f"attention='cudnn' {reason}; choose 'auto'")
     if backend in ("cudnn", "flash") and not mesh.empty and mesh.shape["sequence"] > 1:
         raise ValueError(
             f"attention={backend!r} does not split queries; set mesh size sequence=1 or "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -14,18 +13,19 @@ HEAD_DIM = 128  # of values; queries and keys have 64 more, a shape that cuDNN i
 POLICY_NAMES = ("dot_product_attention_fwd", "dot_product_attention_fwd_wrapper")
 
 
-@functools.cache
-def available(dtype: Any) -> bool:
-    """Whether this machine's GPU and libraries have the kernel for a dtype."""
-    if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16):
-        return False
+def refusal(dtype: Any) -> str:
+    """Why this machine's GPU and libraries do not have the kernel for a dtype; "" if they do."""
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+        return f"computes in bfloat16 or float16, not {jnp.dtype(dtype)}"
     try:
         from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
         version = cudnn.check_cudnn_version()
-    except (ImportError, AttributeError, RuntimeError):  # another JAX, or no cuDNN
-        return False
-    return version >= 91000 and cudnn.check_compute_capability("9.0")
+    except (ImportError, AttributeError, RuntimeError):
+        return "needs cuDNN, which this JAX does not have: pip install -e '.[cuda]'"
+    if version < 91000 or not cudnn.check_compute_capability("9.0"):
+        return "needs cuDNN 9.10 and a GPU from Hopper on (H100, H200, B200)"
+    return ""
 
 
 def kept_for_backward(primitive, *_, **__) -> bool:
@@ -43,11 +43,19 @@ def cudnn_attention(
     """As `attention.causal_attention`, of one device's rows and heads.
 
     The kernel knows no segments: they are further dimensions of q and k (`segment_features`).
+
+    Raises:
+      ValueError: head_dim is larger than HEAD_DIM.
     """
     # Public jax.nn.dot_product_attention wants as many dimensions of values as of queries.
     from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
 
     head_dim = q.shape[-1]
+    if head_dim > HEAD_DIM:
+        raise ValueError(
+            f"attention='cudnn' takes heads of at most {HEAD_DIM} dimensions, not {head_dim}; "
+            "choose 'flash'"
+        )
     q, k, v = (_widened(x) for x in (q, k, v))
     groups = of_segments(segment_ids if prefix_ids is None else prefix_ids)
     if prefix_ids is None:

@@ -138,7 +138,8 @@ class Transformer(nnx.Module):
 
             def attend(q, k, v):
                 out = causal_attention(q, k, v, segment_ids, self.attention, prefix_ids=prefix_ids)
-                return out, (k, v) if with_kv else None
+                # Without a barrier XLA:GPU computes v twice, once where the scan collects it.
+                return out, jax.lax.optimization_barrier((k, v)) if with_kv else None
 
             x, kv = self._layer(params, x, cos, sin, attend)
             return constrain(x, "batch", "length", "hidden"), kv

@@ -173,6 +173,8 @@ def _decode(
             own_k, own_v, prompt_k, prompt_v = (
                 jax.tree.map(lambda x, n=n: x[:n], x) for x, n in zip(kept, used, strict=True)
             )
+            # Without a barrier XLA:GPU computes v twice, once where the scan collects it.
+            k, v = jax.lax.optimization_barrier((k, v))
             new = k.swapaxes(1, 2), v.swapaxes(1, 2)
             recent_k, recent_v = (
                 store(jax.lax.dynamic_update_slice(to, x, (0, 0, s.step, 0)), x.dtype)
