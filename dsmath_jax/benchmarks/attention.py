@@ -51,8 +51,12 @@ def errors(config: ConfigDict, backend: str) -> dict[str, Any]:
     for name, rows in {"segments": (ids, None), "prefixes": (ids, prefixes)}.items():
         if rows[1] is not None and not reads_prefixes(backend):
             continue
-        ours = _with_gradients(lambda *x, r=rows: causal_attention(*x, r[0], backend, False, r[1]))
-        theirs = _with_gradients(lambda *x, r=rows: dense(*x, *r))
+
+        def attend(q, k, v, rows=rows):
+            return causal_attention(q, k, v, rows[0], backend, prefix_ids=rows[1])
+
+        ours = _with_gradients(attend)
+        theirs = _with_gradients(lambda q, k, v, rows=rows: dense(q, k, v, *rows))
         pairs = zip(PARTS, ours(*inputs), theirs(*_in_float32(inputs)), strict=True)
         found[name] = {part: _distance(x, y) for part, x, y in pairs}
     return {"relative_error": found}
