@@ -117,12 +117,11 @@ def resolve_backend(backend: str, mesh: AbstractMesh, dtype: Any, interpret: boo
     """
     if backend not in BACKENDS:
         raise ValueError(f"attention={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
-    device = None if mesh.empty else mesh.abstract_device
-    platform = device.platform if device else jax.default_backend()
-    possible = (*FOR_PLATFORM.get(platform, ()), "chunked")
+    runs_on = platform(mesh)
+    possible = (*FOR_PLATFORM.get(runs_on, ()), "chunked")
     backend = possible[0] if backend == "auto" else backend
     if backend not in possible and not interpret:
-        raise ValueError(f"attention={backend!r} does not run on {platform}; choose 'auto'")
+        raise ValueError(f"attention={backend!r} does not run on {runs_on}; choose 'auto'")
     if backend == "cudnn" and (reason := cudnn_attention.refusal(dtype)):
         raise ValueError(f"attention='cudnn' {reason}; choose 'auto'")
     if backend in ("cudnn", "flash") and not mesh.empty and mesh.shape["sequence"] > 1:
@@ -131,6 +130,12 @@ def resolve_backend(backend: str, mesh: AbstractMesh, dtype: Any, interpret: boo
             "attention='chunked'"
         )
     return backend
+
+
+def platform(mesh: AbstractMesh) -> str:
+    """Of the mesh's devices, or without one of the default."""
+    device = None if mesh.empty else mesh.abstract_device
+    return device.platform if device else jax.default_backend()
 
 
 def reads_prefixes(backend: str) -> bool:

@@ -27,7 +27,13 @@ FEWER_FROM = 16
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """What is alike for all calls of a sampler: see `Sampler`. `by_layer`: on a CPU."""
+    """What is alike for all calls of a sampler: see `Sampler`.
+
+    by_layer: weights and cache lie in a part for each layer.
+    grows: the cache has room for the blocks in use, not for all from the start.
+    reads_all: a program reads all own blocks that its plan has, so that there is one for each of
+      some numbers of them; else each slot's alone.
+    """
 
     graph: Any
     config: ModelConfig
@@ -37,6 +43,8 @@ class Engine:
     max_rows: int
     interval: int
     by_layer: bool
+    grows: bool
+    reads_all: bool
     pad_id: int
     decode_text: Callable[[list[int]], str] | None
 
@@ -90,7 +98,7 @@ class Call:
         )
         queue = deque(works(chosen, group, s.share, self.request.prompts, self.request.limits))
         shards = [Shard(s) for _ in range(s.shards)]
-        size = s.own_blocks(2) if e.by_layer else s.own_blocks()  # of the cache, that grows on CPUs
+        size = s.own_blocks(2) if e.grows else s.own_blocks()  # of the cache
         cache = caches.make_cache(
             e.config,
             e.mesh,
@@ -125,7 +133,7 @@ class Call:
                 changes = [shard.shrink(s) for shard in shards]
                 cache = caches.move(cache, put(e.mesh, moves(changes, s)))
                 size = 0
-            own = s.own_blocks(used if s.slots == most else None)
+            own = s.own_blocks(used if s.slots == most and e.reads_all else None)
             if e.by_layer and own > size:
                 cache = caches.resize(cache, own, s.prompt_blocks)
                 size = own

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dsmath_jax.models.transformer import Transformer, logits
+from dsmath_jax.rollout import gpu_attention
 from dsmath_jax.rollout.block_attention import attend, join, take
 from dsmath_jax.rollout.cache import (
     BLOCKS,
@@ -151,6 +152,17 @@ def _decode(
     by_example = jax.vmap(jax.random.fold_in, (None, 0))(options.key, plan.example)
     keys = jax.vmap(jax.random.fold_in)(by_example, plan.sample)
 
+    on_gpu = gpu_attention.suits(c, jax.sharding.get_abstract_mesh())
+
+    def in_kernels(step, q, k, v, of_layer):
+        (own_k, own_v, prompt_k, prompt_v), recent = of_layer
+        filled = plan.prompt_filled
+        of_prompts = gpu_attention.attend_prompts(q, prompt_k, prompt_v, plan.members, filled)
+        own = gpu_attention.Own(*recent, step, own_k, own_v, plan.own_table, plan.start)
+        seats, members = plan.prompt_table, plan.members.shape[1]
+        out = gpu_attention.attend_all(q, k, v, own, of_prompts, seats, members)
+        return out[:, None], (k[:, :, None], v[:, :, None])
+
     def next_token(s: _State):
         scores = logits(s.hidden, head) / options.temperature
         total = jax.nn.logsumexp(scores, axis=-1)
@@ -169,12 +181,12 @@ def _decode(
         in_recent = jnp.broadcast_to(jnp.arange(interval) <= s.step, (slots, interval))
 
         def attention(q, k, v, of_layer):
+            if on_gpu:
+                return in_kernels(s.step, q[:, 0], k[:, 0], v[:, 0], of_layer)
             kept, recent = of_layer
             own_k, own_v, prompt_k, prompt_v = (
                 jax.tree.map(lambda x, n=n: x[:n], x) for x, n in zip(kept, used, strict=True)
             )
-            # Without a barrier XLA:GPU computes v twice, once where the scan collects it.
-            k, v = jax.lax.optimization_barrier((k, v))
             new = k.swapaxes(1, 2), v.swapaxes(1, 2)
             recent_k, recent_v = (
                 store(jax.lax.dynamic_update_slice(to, x, (0, 0, s.step, 0)), x.dtype)
