@@ -37,6 +37,8 @@ REMAT = {
     ),
 }
 
+QKV, GATE_UP = ("wq", "wk", "wv"), ("w_gate", "w_up")  # matrices that multiply the same
+
 
 class Layers(nnx.Module):
     """Parameters of all layers, stacked on the first axis (`parameters.param_specs`)."""
@@ -199,7 +201,11 @@ class Transformer(nnx.Module):
         """x [batch, length, hidden]; attend(q, k, v) gives (output, whatever it wants to keep)."""
         c, p = self.config, jax.tree.map(lambda w: w.astype(self.dtype), params)
         h = rms_norm(x, p["attn_norm"], c.norm_eps)
-        q, k, v = row_matmuls(h, [p["wq"], p["wk"], p["wv"]])
+        if "wqkv" in p:
+            ends = c.num_heads * c.head_dim, (c.num_heads + c.num_kv_heads) * c.head_dim
+            q, k, v = jnp.split(row_matmul(h, p["wqkv"]), ends, axis=-1)
+        else:
+            q, k, v = row_matmuls(h, [p[name] for name in QKV])
         if c.qkv_bias:
             q, k, v = q + p["bq"], k + p["bk"], v + p["bv"]
         q = rotate(q.reshape(*q.shape[:2], c.num_heads, c.head_dim), cos, sin)
@@ -208,9 +214,23 @@ class Transformer(nnx.Module):
         out, kept = attend(q, k, v)
         x = x + row_matmul(out.reshape(*x.shape[:2], -1), p["wo"])
         h = rms_norm(x, p["mlp_norm"], c.norm_eps)
-        gate, up = row_matmuls(h, [p["w_gate"], p["w_up"]])
+        if "w_gate_up" in p:
+            gate, up = jnp.split(row_matmul(h, p["w_gate_up"]), 2, axis=-1)
+        else:
+            gate, up = row_matmuls(h, [p[name] for name in GATE_UP])
         h = jax.nn.silu(gate) * up
         return x + row_matmul(h, p["w_down"]), kept
+
+
+def side_by_side(layers: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Parameters of layers with the matrices of one input as one, which a step of few rows reads
+    faster; for `Transformer.read`."""
+    apart = {name: x for name, x in layers.items() if name not in (*QKV, *GATE_UP)}
+    joined = {"wqkv": QKV, "w_gate_up": GATE_UP}
+    return apart | {
+        name: jnp.concatenate([layers[part] for part in parts], axis=-1)
+        for name, parts in joined.items()
+    }
 
 
 def init_params(config: ModelConfig, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:

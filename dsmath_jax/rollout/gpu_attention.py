@@ -24,6 +24,7 @@ from dsmath_jax.rollout.cache import Stored
 from dsmath_jax.rollout.slots import BLOCK
 
 ROWS = 16  # queries of one product, the least that tensor cores take
+WARPS = 2  # of a program, which reads 16 KiB at a time
 ANYWHERE = pl.BlockSpec(memory_space=pl.ANY)
 
 
@@ -125,7 +126,7 @@ def _call(kernel, grid, arguments, results, interpret: bool):
         grid=grid,
         in_specs=[ANYWHERE] * len(given),
         out_specs=[ANYWHERE] * len(wanted),
-        compiler_params=triton.CompilerParams(num_warps=2, num_stages=2),
+        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=2),
         interpret=interpret,
         name=kernel.func.__name__.strip("_"),
     )(*given)
@@ -134,6 +135,9 @@ def _call(kernel, grid, arguments, results, interpret: bool):
 
 def _shapes(first, rests, dtype):
     return [jax.ShapeDtypeStruct((*first, *rest), dtype) for rest in rests]
+
+
+_dot = functools.partial(triton.dot, allow_tf32=False)
 
 
 def _prompts(group, q, k, v, members, filled, results):
@@ -145,7 +149,7 @@ def _prompts(group, q, k, v, members, filled, results):
     def _():
         queries = q[members[block, at], head, :]
         keys, values = k.values[block, kv_head, :, :], v.values[block, kv_head, :, :]
-        scores = triton.dot(queries, keys.astype(queries.dtype).T) * q.shape[-1] ** -0.5
+        scores = _dot(queries, keys.astype(queries.dtype).T) * q.shape[-1] ** -0.5
         if k.scale is not None:
             scores *= k.scale[block, kv_head, :][None]
         allowed = (jnp.arange(BLOCK) < filled[block])[None]
@@ -157,7 +161,7 @@ def _prompts(group, q, k, v, members, filled, results):
         if v.scale is not None:
             weights *= v.scale[block, kv_head, :][None]
         weights = weights.astype(queries.dtype)
-        results.out[block, at, head, :] = triton.dot(weights, values.astype(queries.dtype))
+        results.out[block, at, head, :] = _dot(weights, values.astype(queries.dtype))
 
 
 def _all(group, members, q, new_k, new_v, own, of_prompts, seats, parts, result):

@@ -98,7 +98,7 @@ class Sampler:
         self.tokenizer = tokenizer
         self.hosts = jax.process_count()
         devices = jax.devices() if mesh is None else mesh.devices.flat
-        on_cpu, on_gpu = next(iter(devices)).platform == "cpu", suits(model.config, mesh)
+        kernels = suits(model.config, mesh)
         self.engine = Engine(
             graph=graph,
             config=model.config,
@@ -107,9 +107,8 @@ class Sampler:
             mesh=mesh,
             max_rows=max(1, max_rows // self.hosts),
             interval=interval,
-            by_layer=on_cpu or on_gpu,
-            grows=on_cpu,
-            reads_all=not on_gpu,
+            by_layer=kernels or next(iter(devices)).platform == "cpu",
+            kernels=kernels,
             pad_id=0 if tokenizer is None else tokenizer.pad_id,
             decode_text=None if tokenizer is None else tokenizer.decode,
         )
