@@ -17,8 +17,8 @@ from dsmath_jax.models.chunked_attention import chunked_attention, pad_length
 from dsmath_jax.models.sharding import partition_spec
 
 BACKENDS = ("auto", "splash", "cudnn", "flash", "chunked")
-# What runs on a platform's devices beside "chunked"; "auto" is the first.
-FOR_PLATFORM = {"tpu": ("splash",), "gpu": ("flash", "cudnn")}
+# What runs on a platform's devices beside "chunked"; "auto" is the first that can.
+FOR_PLATFORM = {"tpu": ("splash",), "gpu": ("cudnn", "flash")}
 
 
 def causal_attention(
@@ -57,7 +57,7 @@ def causal_attention(
       ValueError: the backend is unknown, or does not run on the mesh.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    backend = resolve_backend(backend, mesh, q.dtype, interpret)
+    backend = resolve_backend(backend, mesh, q.dtype, q.shape[-1], interpret)
     if prefix_ids is not None and not reads_prefixes(backend):
         raise ValueError("attention='flash' knows no prefixes; choose 'cudnn' or 'chunked'")
     split = not mesh.empty and mesh.size > 1
@@ -108,9 +108,12 @@ def causal_attention(
     return checkpoint_name(attend(kernel, q, k, v, *ids)[:, :length], "attention_out")
 
 
-def resolve_backend(backend: str, mesh: AbstractMesh, dtype: Any, interpret: bool = False) -> str:
+def resolve_backend(
+    backend: str, mesh: AbstractMesh, dtype: Any, head_dim: int = 0, interpret: bool = False
+) -> str:
     """What "auto" is for the mesh's devices: a program may be compiled for a TPU without having
-    one, so the machine's own do not count where a mesh is set. `dtype`: of the computation.
+    one, so the machine's own do not count where a mesh is set. `dtype`, `head_dim` (0: any): of the
+    computation and its heads.
 
     Raises:
       ValueError: the backend is unknown, or does not run on the mesh.
@@ -119,10 +122,12 @@ def resolve_backend(backend: str, mesh: AbstractMesh, dtype: Any, interpret: boo
         raise ValueError(f"attention={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
     runs_on = platform(mesh)
     possible = (*FOR_PLATFORM.get(runs_on, ()), "chunked")
-    backend = possible[0] if backend == "auto" else backend
+    if backend == "auto":
+        no_cudnn = possible[0] == "cudnn" and cudnn_attention.refusal(dtype, head_dim)
+        backend = possible[1] if no_cudnn else possible[0]
     if backend not in possible and not interpret:
         raise ValueError(f"attention={backend!r} does not run on {runs_on}; choose 'auto'")
-    if backend == "cudnn" and (reason := cudnn_attention.refusal(dtype)):
+    if backend == "cudnn" and (reason := cudnn_attention.refusal(dtype, head_dim)):
         raise ValueError(f"attention='cudnn' {reason}; choose 'auto'")
     if backend in ("cudnn", "flash") and not mesh.empty and mesh.shape["sequence"] > 1:
         raise ValueError(

@@ -13,8 +13,11 @@ HEAD_DIM = 128  # of values; queries and keys have 64 more, a shape that cuDNN i
 POLICY_NAMES = ("dot_product_attention_fwd", "dot_product_attention_fwd_wrapper")
 
 
-def refusal(dtype: Any) -> str:
-    """Why this machine's GPU and libraries do not have the kernel for a dtype; "" if they do."""
+def refusal(dtype: Any, head_dim: int) -> str:
+    """Why this machine's GPU and libraries do not have the kernel for a dtype and size of heads; ""
+    if they do."""
+    if head_dim > HEAD_DIM:
+        return f"takes heads of at most {HEAD_DIM} dimensions, not {head_dim}"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return f"computes in bfloat16 or float16, not {jnp.dtype(dtype)}"
     try:
@@ -43,19 +46,11 @@ def cudnn_attention(
     """As `attention.causal_attention`, of one device's rows and heads.
 
     The kernel knows no segments: they are further dimensions of q and k (`segment_features`).
-
-    Raises:
-      ValueError: head_dim is larger than HEAD_DIM.
     """
     # Public jax.nn.dot_product_attention wants as many dimensions of values as of queries.
     from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
 
     head_dim = q.shape[-1]
-    if head_dim > HEAD_DIM:
-        raise ValueError(
-            f"attention='cudnn' takes heads of at most {HEAD_DIM} dimensions, not {head_dim}; "
-            "choose 'flash'"
-        )
     q, k, v = (_widened(x) for x in (q, k, v))
     groups = of_segments(segment_ids if prefix_ids is None else prefix_ids)
     if prefix_ids is None:

@@ -64,6 +64,8 @@ class Transformer(nnx.Module):
         products and attention's result, "attention" that result, "full" nothing; "offload" is
         "attention" with the layers' inputs in the host's memory.
       attention: "auto", or which of `attention.BACKENDS`.
+      unroll: layers that one turn of the loop over them computes. Of all of them there is no loop:
+        a GPU copies neither weights out of their stack nor results into one, and compiles longer.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Transformer(nnx.Module):
         param_dtype: Any = jnp.float32,
         remat: str = "none",
         attention: str = "auto",
+        unroll: int = 1,
     ):
         if remat not in REMAT:
             raise ValueError(f"remat={remat!r} is unknown; choose one of {', '.join(REMAT)}")
@@ -86,6 +89,9 @@ class Transformer(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
         self.attention = attention
+        self.unroll = min(unroll, config.num_layers)
+        if unroll < 1:
+            raise ValueError(f"unroll={unroll} must be at least 1")
         if params is None:
             params = init_params(config, seed, param_dtype)
         self.embed = nnx.Param(params["embed"])
@@ -147,8 +153,11 @@ class Transformer(nnx.Module):
             return constrain(x, "batch", "length", "hidden"), kv
 
         if self.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=False)
-        x, kv = jax.lax.scan(body, x, self.stacked())
+            # Without a loop the compiler would keep what is to be computed again; of "dots" that is
+            # little, and faster so.
+            prevent = self.unroll == self.config.num_layers and self.remat != "dots"
+            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=prevent)
+        x, kv = jax.lax.scan(body, x, self.stacked(), unroll=self.unroll)
         return rms_norm(x, self.final_norm[...], self.config.norm_eps), kv
 
     def prefill(self, tokens: jax.Array, lengths: jax.Array):

@@ -114,8 +114,10 @@ def decode(
         hidden = jnp.concatenate([hidden, cache.prompt_hidden])[plan.source]
         state = _decode(model, interval, draws, layers, cache, hidden, plan, options, in_step)
         keys, values = zip(*state.recent, strict=True)
+        at_once = gpu_attention.suits(model.config, jax.sharding.get_abstract_mesh())
         cache = cache._replace(
-            own_k=_write(cache.own_k, keys, plan), own_v=_write(cache.own_v, values, plan)
+            own_k=_write(cache.own_k, keys, plan, at_once),
+            own_v=_write(cache.own_v, values, plan, at_once),
         )
         return cache, state.hidden, state.decoded
 
@@ -187,24 +189,26 @@ def _decode(
             own_k, own_v, prompt_k, prompt_v = (
                 jax.tree.map(lambda x, n=n: x[:n], x) for x, n in zip(kept, used, strict=True)
             )
-            new = k.swapaxes(1, 2), v.swapaxes(1, 2)
-            recent_k, recent_v = (
-                store(jax.lax.dynamic_update_slice(to, x, (0, 0, s.step, 0)), x.dtype)
-                for to, x in zip(recent, new, strict=True)
+            at = (0, 0, s.step, 0)
+            k, v = (
+                jax.lax.dynamic_update_slice(to, x.swapaxes(1, 2), at)
+                for to, x in zip(recent, (k, v), strict=True)
             )
             parts = [
-                attend(q, recent_k, recent_v, in_recent),
+                attend(q, store(k, k.dtype), store(v, v.dtype), in_recent),
                 take(attend(q[plan.own_slot], own_k, own_v, in_own), plan.own_table),
                 take(attend(q[plan.members, 0], prompt_k, prompt_v, in_prompt), plan.prompt_table),
             ]
-            return join(parts).astype(q.dtype)[:, None], new
+            return join(parts).astype(q.dtype)[:, None], (k, v)
 
         positions = plan.prompt_length + plan.start + s.step
         inputs = list(zip(kept, s.recent, strict=True))
-        hidden, new = model.read(token[:, None], positions[:, None], attention, inputs, layers)
-        recent = jax.tree.map(  # in place: of a scan's results each layer's would be copied
-            lambda to, x: jax.lax.dynamic_update_slice(to, x, (0, 0, 0, s.step, 0)), s.recent, new
-        )
+        hidden, recent = model.read(token[:, None], positions[:, None], attention, inputs, layers)
+        if on_gpu:  # in place, after the layers
+            at = (0, 0, 0, s.step, 0)
+            recent = jax.tree.map(
+                lambda to, x: jax.lax.dynamic_update_slice(to, x, at), s.recent, recent
+            )
         ends = s.active & jnp.isin(token, options.eos_ids)
         count = s.decoded.counts + s.active
         return _State(
@@ -232,11 +236,14 @@ def _decode(
     )
 
 
-def _write(parts: list[Any], recent: tuple[jax.Array, ...], plan: Plan) -> list[Any]:
-    """Each part's blocks with what each slot has in `recent`, as in _State."""
+def _write(parts: list[Any], recent: tuple[jax.Array, ...], plan: Plan, at_once: bool) -> list[Any]:
+    """Each part's blocks with what each slot has in `recent`, as in _State; `at_once`: not in a
+    loop over slots, of which a GPU's host starts each turn."""
 
     def one_part(to, recent):
         new = store(recent, to.values.dtype)
+        if at_once:
+            return jax.tree.map(lambda to, x: _scatter(to, x, plan), to, new)
 
         def one_slot(i, to):
             at = (0, plan.write_block[i], 0, plan.write_offset[i], 0)
@@ -249,3 +256,14 @@ def _write(parts: list[Any], recent: tuple[jax.Array, ...], plan: Plan) -> list[
         return jax.lax.fori_loop(0, recent.shape[1], one_slot, to)
 
     return [one_part(to, x) for to, x in zip(parts, recent, strict=True)]
+
+
+def _scatter(to: jax.Array, new: jax.Array, plan: Plan) -> jax.Array:
+    """to [layers, blocks, kv_heads, BLOCK, ..] with new [layers, slots, kv_heads, interval, ..]."""
+    layers, blocks, heads, _, *rest = to.shape
+    interval = new.shape[3]
+    parts = to.reshape(layers, blocks, heads, BLOCK // interval, interval, *rest)
+    # Slots without a sample write nowhere, so that no two write to one place.
+    block = jnp.where(plan.active, plan.write_block, blocks)
+    at = parts.at[:, block, :, plan.write_offset // interval]
+    return at.set(jnp.moveaxis(new, 1, 0), mode="drop", unique_indices=True).reshape(to.shape)

@@ -24,7 +24,7 @@ from dsmath_jax.rollout.cache import Stored
 from dsmath_jax.rollout.slots import BLOCK
 
 ROWS = 16  # queries of one product, the least that tensor cores take
-WARPS = 2  # of a program, which reads 16 KiB at a time
+PROMPT_WARPS, ALL_WARPS = 4, 1  # of a program: the fastest of 1, 2 and 4 on an H200
 ANYWHERE = pl.BlockSpec(memory_space=pl.ANY)
 
 
@@ -41,7 +41,7 @@ def suits(config: ModelConfig, mesh: Mesh | AbstractMesh | None) -> bool:
 class Own(NamedTuple):
     """What slots have decoded: keys and values of a layer, of their last tokens, of which the first
     `step` count, [slots, kv_heads, interval, head_dim], and in blocks [blocks, kv_heads, BLOCK,
-    head_dim]; each slot's blocks in order [slots, n], which hold `count` [slots] tokens."""
+    head_dim]; each slot's blocks in order [slots, n], which hold `filled` [slots] tokens."""
 
     recent_k: jax.Array
     recent_v: jax.Array
@@ -49,7 +49,7 @@ class Own(NamedTuple):
     k: Stored
     v: Stored
     table: jax.Array
-    count: jax.Array
+    filled: jax.Array
 
 
 def attend_prompts(
@@ -80,6 +80,7 @@ def attend_prompts(
         (heads, rows // ROWS, blocks),
         (q, k, v, members, filled),
         Partial(*_shapes((blocks, rows, heads), ((head_dim,), (), ()), jnp.float32)),
+        PROMPT_WARPS,
         interpret,
     )
 
@@ -108,17 +109,17 @@ def attend_all(
     parts = (seats < of_prompts.peak.shape[0] * members).sum(axis=1, dtype=jnp.int32)
     arguments = (q, new_k, new_v, own, of_prompts, seats, parts)
     out = jax.ShapeDtypeStruct(q.shape, q.dtype)
-    return _call(kernel, (heads, slots), arguments, out, interpret)
+    return _call(kernel, (heads, slots), arguments, out, ALL_WARPS, interpret)
 
 
-def _call(kernel, grid, arguments, results, interpret: bool):
+def _call(kernel, grid, arguments, results, warps: int, interpret: bool):
     """`kernel` gets trees of references to whole arrays, structured as arguments and results."""
     given, structure = jax.tree.flatten(arguments)
     wanted, of_results = jax.tree.flatten(results)
 
     def flat(*refs):
-        taken = structure.unflatten(refs[: len(given)])
-        kernel(*taken, of_results.unflatten(refs[len(given) :]))
+        taken = jax.tree.unflatten(structure, refs[: len(given)])
+        kernel(*taken, jax.tree.unflatten(of_results, refs[len(given) :]))
 
     out = pl.pallas_call(
         flat,
@@ -126,11 +127,11 @@ def _call(kernel, grid, arguments, results, interpret: bool):
         grid=grid,
         in_specs=[ANYWHERE] * len(given),
         out_specs=[ANYWHERE] * len(wanted),
-        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=2),
+        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=2),
         interpret=interpret,
         name=kernel.func.__name__.strip("_"),
     )(*given)
-    return of_results.unflatten(out)
+    return jax.tree.unflatten(of_results, out)
 
 
 def _shapes(first, rests, dtype):
@@ -193,7 +194,7 @@ def _all(group, members, q, new_k, new_v, own, of_prompts, seats, parts, result)
         scales = None
         if own.k.scale is not None:
             scales = own.k.scale[*at, :], own.v.scale[*at, :]
-        allowed = i * BLOCK + jnp.arange(BLOCK) < own.count[slot]
+        allowed = i * BLOCK + jnp.arange(BLOCK) < own.filled[slot]
         return read(own.k.values[*at, :, :], own.v.values[*at, :, :], scales, allowed, state)
 
     def of_prompt(i, state):
@@ -207,6 +208,6 @@ def _all(group, members, q, new_k, new_v, own, of_prompts, seats, parts, result)
     before = jnp.arange(own.recent_k.shape[2]) < own.step[0]
     recent = own.recent_k[slot, kv_head, :, :], own.recent_v[slot, kv_head, :, :]
     state = read(*recent, None, before, state)
-    state = jax.lax.fori_loop(0, pl.cdiv(own.count[slot], BLOCK), of_block, state)
+    state = jax.lax.fori_loop(0, pl.cdiv(own.filled[slot], BLOCK), of_block, state)
     state = jax.lax.fori_loop(0, parts[slot], of_prompt, state)
     result[slot, head, :] = (state.out / state.total).astype(result.dtype)

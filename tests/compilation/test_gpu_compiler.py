@@ -64,6 +64,7 @@ DECODE = """
 from flax import nnx
 from dsmath_jax.models.parameters import param_specs
 from dsmath_jax.models.sharding import param_shardings
+from dsmath_jax.models.transformer import side_by_side
 from dsmath_jax.rollout.cache import cache_shapes
 from dsmath_jax.rollout.decode import Options, decode
 from dsmath_jax.rollout.slots import Shard, Sizes, make_plan
@@ -80,7 +81,7 @@ everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 def of(shape, dtype):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
 types = dict(dtype=jnp.bfloat16, kv_dtype=jnp.bfloat16)
-cache = cache_shapes(mc, mesh, sizes, own=sizes.own_blocks(), by_layer=False, **types)
+cache = cache_shapes(mc, mesh, sizes, own=sizes.own_blocks(), by_layer=True, **types)
 plan = jax.tree.map(lambda x: of(x.shape, x.dtype), make_plan([Shard(sizes)], [], sizes))
 options = Options(
     jax.eval_shape(lambda: jax.random.key(0)),
@@ -89,7 +90,12 @@ options = Options(
 )
 hidden = of((sizes.slots, mc.hidden_size), jnp.bfloat16)
 graph = nnx.split(setup.open_model(c, mc))[0]
-arguments = (weights, [weights["layers"]], cache, hidden, plan, options)
+def of_layer(stacked):
+    return side_by_side({name: x[:1] for name, x in stacked.items()})
+layer = {
+    name: of(x.shape, x.dtype) for name, x in jax.eval_shape(of_layer, weights["layers"]).items()
+}
+arguments = (weights, [layer] * mc.num_layers, cache, hidden, plan, options)
 with jax.set_mesh(mesh):
     print(decode.lower(graph, 8, "all", *arguments).compile().as_text())
 """
@@ -104,6 +110,9 @@ def compiled(program):
     return process.stdout
 
 
+OWN_BLOCKS = 64 * 2 + 1
+
+
 def products(text):
     """Shapes of the matrix products' results, inside fusions too."""
     return re.findall(r"= \((\w+\[[\d,]+\])[^=]*custom_call_target=\"__cublas", text)
@@ -115,11 +124,17 @@ def test_training_computes_no_product_twice():
     assert len(found) == 3 * 5, found
 
 
-def test_decoding_copies_no_weights_and_computes_no_product_twice():
+def test_decoding_reads_weights_and_keys_in_place_and_computes_no_product_twice():
     text = compiled(DECODE)
-    assert len([x for x in products(text) if x.startswith("bf16[64,")]) == 7
-    weights = r"(2048,2048|2048,4096|2048,6144|2048,5632|2048,11264|5632,2048)"
+    # Of each of three layers: query, key and value; out; gate and up; down.
+    assert len([x for x in products(text) if x.startswith("bf16[64,")]) == 3 * 4
+    weights = r"(2048,2048|2048,6144|2048,11264|5632,2048)"
     copies = re.findall(rf"= bf16\[(?:1,)?{weights}\]\S* (?:copy|fusion|fusion-done)\(", text)
     assert copies == []
-    recent = re.findall(r"= bf16\[3,64,16,8,128\]\S* copy\(", text)
-    assert len(recent) <= 2  # once an interval, not at each token
+    recent = re.findall(r"= bf16\[1,64,16,8,128\]\S* copy\(", text)
+    assert len(recent) <= 2 * 3  # once an interval, not at each token
+    assert len(re.findall(r'custom_call_target="__gpu\$xla.gpu.triton"', text)) == 2 * 3
+    # New keys and values go into the blocks at once: no loop over slots that the host would drive.
+    assert len(re.findall(r" while\(", text)) == 1
+    assert len(re.findall(r" scatter\(", text)) == 2 * 3
+    assert re.findall(rf"= bf16\[1,{OWN_BLOCKS},16,32,128\]\S* copy\(", text) == []

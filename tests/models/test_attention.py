@@ -239,6 +239,20 @@ def test_backend_is_that_of_the_devices_the_program_is_for():
         resolve_backend("cudnn", mesh_of("gpu"), jnp.float32)
 
 
+def test_auto_on_a_gpu_is_cudnn_where_it_can_be(monkeypatch):
+    assert resolve_backend("auto", mesh_of("gpu"), jnp.bfloat16, 128) == "flash"  # has none here
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda least: True)
+    resolve = functools.partial(resolve_backend, "auto", mesh_of("gpu"))
+    assert resolve(jnp.bfloat16, 128) == "cudnn"
+    assert resolve(jnp.bfloat16, 256) == resolve(jnp.float32, 128) == "flash"
+    with pytest.raises(ValueError, match="heads of at most 128 dimensions, not 256"):
+        resolve_backend("cudnn", mesh_of("gpu"), jnp.bfloat16, 256)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda least: False)
+    assert resolve(jnp.bfloat16, 128) == "flash"
+
+
 def test_cudnn_lowers_for_cuda_without_an_array_of_length_by_length(monkeypatch):
     cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
