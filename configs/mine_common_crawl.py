@@ -7,9 +7,9 @@
     python launch/mine.py --config=configs/mine_common_crawl.py:smoke       anywhere, one minute
 
 Needs a seed, JSONL of url and text (the paper: OpenWebMath), and the benchmarks' files; archives
-are read over the network, in ranges. What a crawl costs: docs/mining_speed.md. The paper's crawl had
-40 billion pages after removal of duplicates; its four rounds gave 35.5 million pages, 120 billion
-tokens, of which the fourth found 98% taken by the third.
+are read over the network, in ranges. What a crawl costs: docs/mining_speed.md. The paper's crawl
+had 40 billion pages after removal of duplicates; its four rounds gave 35.5 million pages, 120
+billion tokens, of which the fourth found 98% taken by the third.
 
 As in the paper: fastText of dimension 256, learning rate 0.1, word n-grams up to 3, minimum count
 3, 3 epochs, 500,000 positives and negatives each; domains of which more than 10% was collected; the

@@ -13,11 +13,11 @@ of launch/train.py, and WORKDIR/corpus_parquet the same as Parquet.
 
 One or more stages alone, on what those before them left in WORKDIR:
 
-    python launch/mine.py --config=FILE --workdir=DIR --stage=deduplicate,decontaminate --iteration=2
+    python launch/mine.py --config=FILE --workdir=DIR --stage=extract,decontaminate --iteration=2
 
-Stages: train, score, collect, extract, deduplicate, decontaminate, domains, samples, annotate, grow,
-export. All fields, with their meaning: dsmath_jax/mining/defaults.py. How it works: docs/mining.md.
-Exit status: 0 done, or waiting for a person; 1 the run failed; 2 something in the command or its
+Stages: train, score, collect, extract, deduplicate, decontaminate, domains, samples, annotate,
+grow, export. All fields, with their meaning: dsmath_jax/mining/defaults.py. How it works:
+docs/mining.md. Exit status: 0 done, or waiting for a person; 1 the run failed; 2 something in the command or its
 input is wrong.
 """
 

@@ -135,7 +135,9 @@ def add_groups(parts: Iterable[Iterable[Group]]) -> list[Group]:
 
 
 def _sum(groups: Sequence[Group]) -> Group:
-    pages, collected, scores = (sum(column) for column in zip(*(g.count for g in groups)))
+    pages, collected, scores = (
+        sum(column) for column in zip(*(g.count for g in groups), strict=True)
+    )
     samples = heapq.nsmallest(SAMPLES, {sample for g in groups for sample in g.samples})
     count = Count(pages, collected, scores)
     return dataclasses.replace(groups[0], count=count, samples=tuple(samples))

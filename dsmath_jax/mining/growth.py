@@ -58,8 +58,8 @@ SHOWN = 50  # domains in the report
 
 # ---- Domains ------------------------------------------------------------------------------------
 def find_domains(run: Run, number: int) -> None:
-    """Writes domains.parquet, all domains with their counts, and groups.parquet, the URL-path groups
-    of those of which more than `config.domain_share` was collected."""
+    """Writes domains.parquet, all domains with their counts, and groups.parquet, the URL-path
+    groups of those of which more than `config.domain_share` was collected."""
     c, folder = run.config, run.folder(number)
     taken = needed(folder / "taken.npy", "decontaminate", number)
     key = file_hash(taken)
@@ -201,8 +201,8 @@ def _collected(counts: pa.Table) -> dict[str, int]:
 
 # ---- Annotation ---------------------------------------------------------------------------------
 def annotate(run: Run, number: int) -> bool:
-    """Writes annotate_iterN.csv and its page, keeping decisions that are there; whether the loop can
-    go on: something was decided, suggestions are taken, or there is nothing to decide."""
+    """Writes annotate_iterN.csv and its page, keeping decisions that are there; whether the loop
+    can go on: something was decided, suggestions are taken, or there is nothing to decide."""
     c = run.config
     groups = _read_groups(needed(run.folder(number) / "groups.parquet", "domains", number))
     asked = [

@@ -180,8 +180,7 @@ def collect(run: Run, number: int) -> None:
 def measured(
     run: Run, number: int, cuts: Mapping[str, tuple[float, int]]
 ) -> dict[str, dict[str, float]]:
-    """By language and of "all": precision and recall of the cut, and the share of mathematical pages
-    by the labels, of pages that have one."""
+    """By language and of "all": precision and recall of the cut, of pages that have a label."""
     labels = quality.read_labels(run.config.labels)
     right, language, above = [], [], []
     for file in run.rows(number):
