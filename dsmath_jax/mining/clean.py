@@ -23,6 +23,7 @@ from dsmath_jax.mining.pages import Limits, Page
 from dsmath_jax.mining.shards import Shard
 from dsmath_jax.mining.workers import Progress
 
+# source: name of the archive.
 DOCUMENTS = pa.schema(
     [
         ("url_hash", pa.uint64()),
@@ -34,6 +35,7 @@ DOCUMENTS = pa.schema(
         ("title", pa.string()),
         ("text", pa.string()),
         ("formulas", pa.int32()),
+        ("source", pa.string()),
     ]
 )
 # cause: "near-duplicate" of the page `of`, or "benchmark", whose item and n-gram are named.
@@ -46,7 +48,8 @@ REMOVED = pa.schema(
         ("similarity", pa.float32()),
     ]
 )
-EXTRACT_VERSION = SIGNATURES_VERSION = PAIRS_VERSION = SIMILAR_VERSION = CLEAN_VERSION = 1
+SIGNATURES_VERSION = PAIRS_VERSION = SIMILAR_VERSION = 1
+EXTRACT_VERSION = CLEAN_VERSION = 2
 
 
 def extraction(
@@ -80,6 +83,7 @@ def extraction(
                 "title": result.title,
                 "text": result.text,
                 "formulas": result.formulas,
+                "source": pathlib.PurePosixPath(path).name,
             }
         )
     documents.sort(key=lambda document: document["url_hash"])

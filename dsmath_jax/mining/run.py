@@ -46,8 +46,8 @@ Say = Callable[[str], None]
 class Run:
     """One run of the miner.
 
-    shards: of the inputs, one for each archive. index: the folder of the benchmarks' index, "" where
-    there are none. rate: of reads over the network.
+    shards: of the inputs, one for each archive. index: the folder of the benchmarks' index, ""
+    where there are none. rate: of reads over the network.
     """
 
     config: ConfigDict
