@@ -77,6 +77,8 @@ def collect(
             score[edge].tolist(), url_hash[edge].tolist(), tokens[edge].tolist(), strict=True
         )
         cuts[name] = cut(total, budgets[name], pages)
+        if cuts[name][0] < min_score:
+            cuts[name] = min_score, 2**64 - 1
         chosen[able[taken(score[able], url_hash[able], cuts[name])]] = True
     counts = {
         "pages": len(unique),

@@ -88,8 +88,9 @@ def _check(config: ConfigDict) -> None:
     for name in ("positives", "negatives", "iterations", "parts", "group_depth"):
         if config[name] < 1:
             raise InputError(f"config.{name}={config[name]}: it must be at least 1")
-    if not any(config.budgets.values()):
-        raise InputError("config.budgets: give a language some tokens, as in {'en': 1000000}")
+    for name, tokens in config.budgets.items():
+        if not tokens or min(tokens) < 1:
+            raise InputError(f"config.budgets.{name}={tokens}: give tokens, as in (1000000,)")
 
 
 def _generate(config: ConfigDict, workdir: pathlib.Path) -> None:

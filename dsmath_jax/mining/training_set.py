@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -124,7 +124,7 @@ def read_texts(files: Iterable[pathlib.Path]) -> Iterator[dict[str, Any]]:
 
 
 def draw(
-    rows: Iterable[dict[str, Any]], count: int, salt: int, without: Sequence[int] = ()
+    rows: Iterable[dict[str, Any]], count: int, salt: int, without: Collection[int] = ()
 ) -> list[dict[str, Any]]:
     """`count` of the rows, each address once, by a hash of the address and the salt: a draw that
     depends on neither the order nor the files of the rows."""
