@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -82,11 +83,12 @@ def run_shards(
     keys = {s.name: shard_key(stage, version, settings, s) for s in shards}
     done = {s.name: read_marker(folder / s.name, keys[s.name]) for s in shards}
     missing = [s for s in shards if done[s.name] is None]
-    _remove_others(folder, {s.name for s in shards})
+    _remove_others(folder, {s.name for s in shards if done[s.name] is not None})
     report = Report(stage.__name__, len(shards), len(missing), say)
     jobs = [(stage, s, folder, settings, keys[s.name]) for s in missing]
     for shard, counts in zip(missing, _run(jobs, engine, report), strict=True):
         done[shard.name] = counts
+    _remove_others(folder, set(done))
     report.end()
     return [found for s in shards if (found := done[s.name]) is not None]
 
@@ -104,8 +106,8 @@ def _run(jobs: list[tuple], engine: Engine, report: Report) -> list[dict[str, An
 def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
     """One shard: its folder, with the marker, and what was counted."""
     stage, shard, folder, settings, key = job
-    partial = folder / f".{shard.name}.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    # Ray may have one shard done twice at once, and processes of two nodes may have one number.
+    partial = folder / f".{shard.name}.{secrets.token_hex(8)}"
     partial.mkdir()
     start = time.perf_counter()
     counts = stage(shard, partial, settings, progress)
@@ -117,16 +119,14 @@ def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
     (partial / MARKER).write_text(json.dumps(marker, sort_keys=True) + "\n")
     _sync(partial / MARKER)
     target = folder / shard.name
-    if target.exists():  # of another key
-        old = folder / f".{shard.name}.old.{os.getpid()}"
-        target.rename(old)
-        shutil.rmtree(old, ignore_errors=True)
     try:
         partial.rename(target)
-    except OSError:  # another process has done it meanwhile, with the same bytes
-        if read_marker(target, key) is None:
-            raise
-        shutil.rmtree(partial, ignore_errors=True)
+    except OSError:
+        if read_marker(target, key) is None:  # from a process of a run that was killed
+            shutil.rmtree(target)
+            partial.rename(target)
+        else:  # another process has done it, with the same bytes
+            shutil.rmtree(partial, ignore_errors=True)
     _sync(folder)
     return counts | {"seconds": time.perf_counter() - start}
 
@@ -171,7 +171,7 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def _remove_others(folder: pathlib.Path, names: set[str]) -> None:
-    """Leftovers of killed processes, and shards that there are no more."""
+    """Leftovers of killed processes, and shards that are of another key or there are no more."""
     for path in folder.iterdir():
         if path.is_dir() and path.name not in names:
             shutil.rmtree(path, ignore_errors=True)

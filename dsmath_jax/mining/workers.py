@@ -4,10 +4,12 @@ is replaced, and the job begins again without that page."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
@@ -16,6 +18,7 @@ from typing import Any
 AT_MOST = 400  # bytes of a page's name that are kept
 DEATHS = 2  # of processes at one page until it is left out; a hang needs one
 TRIES = 20  # of a job
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Progress:
@@ -158,11 +161,8 @@ def _work(function: Callable, pipe: Connection, place: Any, count: Any, memory_g
 
         limit = int(memory_gb * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    parent = os.getppid()
+    _end_with_parent()
     while True:
-        while not pipe.poll(1.0):
-            if os.getppid() != parent:
-                return
         try:
             job, left_out = pipe.recv()
         except (EOFError, OSError):
@@ -172,11 +172,22 @@ def _work(function: Callable, pipe: Connection, place: Any, count: Any, memory_g
         except MemoryError:
             os._exit(1)
         except Exception as e:
-            answer = (False, _sendable(e))
+            answer = (False, sendable(e))
         pipe.send(answer)
 
 
-def _sendable(error: Exception) -> Exception:
+def _end_with_parent() -> None:
+    """Has this process killed when its parent is, whatever it does then; where there is no such
+    call, it ends with its job, at the closed pipe."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)
+
+
+def sendable(error: Exception) -> Exception:
+    """The error, or one that says the same and can be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
         return error
