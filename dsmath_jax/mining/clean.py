@@ -65,7 +65,7 @@ def extraction(
     for source, found in sorted(by_source.items()):
         path = settings["inputs"][source]
         places = [(row["offset"], row["length"]) for row in found.values()]
-        for page in read_pages_at(path, places, limits):
+        for page in progress.each(read_pages_at(path, places, limits)):
             row = found[page.offset]
             if progress(f"{path}@{page.offset}"):
                 result: Extracted | str = "crashed or hung"

@@ -86,6 +86,8 @@ def one_shard(job: bytes, folder: str, stuck_seconds: float, memory_gb: float) -
                 f"{folder}: {e.strerror} on node {socket.gethostname()}; all nodes of a cluster "
                 "must have the same files at the same paths"
             ) from None
+        # Else the watched process imports Ray, too, which takes it a second and 100 MB.
+        vars(sys.modules["__main__"]).pop("__file__", None)
         return True, Workers(1, stuck_seconds, memory_gb).run(do_shard, [pickle.loads(job)])[0]
     except Exception as e:
         return False, sendable(e)
@@ -98,21 +100,19 @@ def _connect(engine: Engine) -> Any:
         raise InputError("config.ray needs Ray: pip install 'dsmath-jax[ray]'") from None
     if ray.is_initialized():
         return ray
+    # What processes print stays in Ray's logs: with it, Ray sends all that libtpu logs on a host.
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if engine.ray == "local":
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            ray.init(
-                address="local",
-                num_cpus=engine.workers or None,
-                object_store_memory=OBJECT_STORE,
-                include_dashboard=False,
-                logging_level="WARNING",
-            )
+            cpus = engine.workers or None
+            store = {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
+            ray.init(address="local", num_cpus=cpus, **store, **quiet)
             return ray
         if engine.ray != "auto":
             host, _, port = engine.ray.rpartition(":")
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        ray.init(address=engine.ray, logging_level="WARNING")
+        ray.init(address=engine.ray, **quiet)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as e:
         raise InputError(
             f"config.ray={engine.ray!r}: no Ray cluster that lets this process in ({e}). Give "

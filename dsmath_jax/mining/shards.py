@@ -49,7 +49,7 @@ class Engine:
 
     workers: local processes, or with Ray shards at a time (0: as many as its CPUs).
     ray: address of a cluster ("local" starts one), "" for local processes.
-    stuck_seconds: without a page's progress until a process is killed.
+    stuck_seconds: at one page until a process is killed, and begins again without the page.
     memory_gb: that a process may take before it is killed (0: no limit).
     """
 
@@ -106,6 +106,9 @@ def _run(jobs: list[tuple], engine: Engine, report: Report) -> list[dict[str, An
 def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
     """One shard: its folder, with the marker, and what was counted."""
     stage, shard, folder, settings, key = job
+    target = folder / shard.name
+    if (found := read_marker(target, key)) is not None:  # its process died before it could say so
+        return found | {"seconds": 0.0}
     # Ray may have one shard done twice at once, and processes of two nodes may have one number.
     partial = folder / f".{shard.name}.{secrets.token_hex(8)}"
     partial.mkdir()
@@ -118,7 +121,6 @@ def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
     marker = {"key": key, "counts": counts, "files": files, "left_out": sorted(progress.left_out)}
     (partial / MARKER).write_text(json.dumps(marker, sort_keys=True) + "\n")
     _sync(partial / MARKER)
-    target = folder / shard.name
     try:
         partial.rename(target)
     except OSError:
