@@ -65,7 +65,7 @@ def extraction(
     limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     documents, rejected = [], []
     places = [(row["offset"], row["length"]) for row in found.values()]
-    for page in read_pages_at(path, places, limits):
+    for page in progress.each(read_pages_at(path, places, limits)):
         row = found[page.offset]
         if progress(f"{path}@{page.offset}"):
             result: Extracted | str = "crashed or hung"

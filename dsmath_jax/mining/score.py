@@ -43,7 +43,7 @@ def score(
     for path in shard.inputs:
         source = input_number(shard)
         counts = Counts()
-        for page in read_pages(path, limits, counts):
+        for page in progress.each(read_pages(path, limits, counts)):
             where = f"{page.offset}"
             problem = page.reason if isinstance(page, Rejected) else ""
             if isinstance(page, Page):

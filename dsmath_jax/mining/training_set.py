@@ -82,7 +82,7 @@ def sample(
     most = int(settings["share"] * (2**64 - 1))
     rows = {}
     for path in shard.inputs:
-        for page in read_pages(path, limits):
+        for page in progress.each(read_pages(path, limits)):
             if isinstance(page, Page) and not progress(f"{path}@{page.offset}"):
                 number = urls.url_hash(page.url)
                 if int(mix(np.array([number], np.uint64))[0]) > most:
@@ -107,7 +107,7 @@ def added(
     places = [(row["offset"], row["length"]) for row in table.to_pylist()]
     limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     rows = {}
-    for page in read_pages_at(path, places, limits):
+    for page in progress.each(read_pages_at(path, places, limits)):
         if isinstance(page, Page) and not progress(f"{path}@{page.offset}"):
             text = text_of(page)
             if text is not None:

@@ -5,6 +5,8 @@ import pathlib
 import signal
 import time
 
+from dsmath_jax.mining import score
+
 
 def count_lines(shard, folder, settings, progress):
     """Copies the lines of a file, upper case where the settings say so."""
@@ -29,3 +31,13 @@ def count_lines(shard, folder, settings, progress):
             file.write(shard.name + "\n")
     time.sleep(settings.get("seconds", 0.0))
     return {"pages": len(kept)}
+
+
+def score_slowly(shard, folder, settings, progress):
+    """`score.score`, which first notes that it begins, and whether the shard was done already."""
+    settings = dict(settings)
+    done = (folder.parent / shard.name / "done.json").exists()
+    with open(settings.pop("log"), "a") as file:
+        file.write(f"{shard.name} {'again' if done else 'new'} {os.getpid()}\n")
+    time.sleep(settings.pop("seconds"))
+    return score.score(shard, folder, settings, progress)
