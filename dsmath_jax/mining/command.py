@@ -11,12 +11,16 @@ from ml_collections import ConfigDict
 
 from dsmath_jax import command_line
 from dsmath_jax.data.errors import InputError
-from dsmath_jax.mining import loop, report
-from dsmath_jax.mining.export import export
-from dsmath_jax.mining.generated_web import write_web
-from dsmath_jax.mining.iteration import corpus_files
-from dsmath_jax.mining.run import Run, open_benchmarks, open_run, write_json
-from dsmath_jax.mining.shards import file_hash
+
+try:
+    from dsmath_jax.mining import loop, report
+    from dsmath_jax.mining.export import export
+    from dsmath_jax.mining.generated_web import write_web
+    from dsmath_jax.mining.iteration import corpus_files
+    from dsmath_jax.mining.run import Run, open_benchmarks, open_run, write_json
+    from dsmath_jax.mining.shards import file_hash
+except ModuleNotFoundError as e:
+    command_line.end(2, f"mining needs {e.name}: pip install 'dsmath-jax[mining]'")
 
 EXPORT = "export"
 
@@ -41,8 +45,17 @@ def _run(config: ConfigDict) -> None:
             )
     if values.iteration < 1:
         raise InputError(f"--iteration={values.iteration}: iterations are counted from 1")
+    mine(config, workdir, names, values.iteration)
+
+
+def mine(config: ConfigDict, workdir: pathlib.Path, names: list[str], number: int) -> None:
+    """The whole loop, or these stages of an iteration.
+
+    Raises:
+      InputError: something in the configuration, the inputs or on the disk is wrong.
+    """
     try:
-        _mine(config, workdir, names, values.iteration)
+        _mine(config, workdir, names, number)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(

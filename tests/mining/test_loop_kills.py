@@ -18,7 +18,17 @@ from tests.mining.process_trees import command, descendants
 
 ROOT = pathlib.Path(__file__).parents[2]
 KILLS = 20
-STAGES = "sample model scores documents signatures pairs similar corpus added".split()
+STAGES = [
+    "sample",
+    "model",
+    "scores",
+    "documents",
+    "signatures",
+    "pairs",
+    "similar",
+    "corpus",
+    "added",
+]
 
 COMMAND = """
 import pathlib, sys

@@ -16,7 +16,7 @@ import time
 import pytest
 
 from dsmath_jax.data.errors import InputError
-from dsmath_jax.mining import classifier, score
+from dsmath_jax.mining import classifier
 from dsmath_jax.mining.generated_web import write_web
 from dsmath_jax.mining.normalize import for_classifier
 from dsmath_jax.mining.shards import Engine, file_hash, input_shards, run_shards

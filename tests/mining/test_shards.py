@@ -11,7 +11,15 @@ import time
 
 import pytest
 
-from dsmath_jax.mining.shards import Engine, Shard, file_hash, output_key, read_marker, run_shards
+from dsmath_jax.mining.shards import (
+    SECONDS,
+    Engine,
+    Shard,
+    file_hash,
+    output_key,
+    read_marker,
+    run_shards,
+)
 from tests.mining.stages_for_tests import count_lines
 
 
@@ -26,7 +34,7 @@ def make_shards(folder: pathlib.Path, texts: list[str]) -> list[Shard]:
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    files = (p for p in folder.rglob("*") if p.is_file())
+    files = (p for p in folder.rglob("*") if p.is_file() and p.suffix != SECONDS)
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
