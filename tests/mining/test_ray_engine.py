@@ -1,6 +1,7 @@
 """Shards on a Ray cluster: the bytes of local processes, whatever is killed; one sentence where
 there is no cluster."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import time
 import pytest
 
 from dsmath_jax.data.errors import InputError
-from dsmath_jax.mining import classifier, score
+from dsmath_jax.mining import classifier
 from dsmath_jax.mining.generated_web import write_web
 from dsmath_jax.mining.normalize import for_classifier
 from dsmath_jax.mining.shards import Engine, file_hash, input_shards, run_shards
@@ -136,10 +137,8 @@ class Node:
 
 
 def kill(pid):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 class Cluster:
