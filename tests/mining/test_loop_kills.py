@@ -21,7 +21,7 @@ KILLS = 20
 STAGES = ["model", "scores", "documents", "signatures", "pairs", "similar", "corpus", "added"]
 
 COMMAND = """
-import pathlib, sys
+import json, pathlib, sys
 from dsmath_jax.mining import loop, report
 from dsmath_jax.mining.defaults import get_defaults
 if __name__ == "__main__":
@@ -34,13 +34,8 @@ if __name__ == "__main__":
     c.classifier.min_count = 1
     c.update({"annotate": "auto", "iterations": 2, "workers": 2, "parts": 2})
     c.update({"group_pages": 2, "domain_pages": 3, "negatives": 150, "min_score": 0.3})
-    for setting in sys.argv[2:]:
-        name, value = setting.split("=")
-        part = c
-        *outer, name = name.split(".")
-        for key in outer:
-            part = part[key]
-        part[name] = type(part[name])(value)
+    settings = (setting.split("=") for setting in sys.argv[2:])
+    c.update_from_flattened_dict({name: json.loads(value) for name, value in settings})
     run = loop.open_mine(c, pathlib.Path("mined"), say=lambda line: print(line, flush=True))
     report.write_reports(run, loop.mine(run))
 """
