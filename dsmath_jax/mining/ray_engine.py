@@ -101,18 +101,16 @@ def _connect(engine: Engine) -> Any:
     if ray.is_initialized():
         return ray
     # What processes print stays in Ray's logs: with it, Ray sends all that libtpu logs on a host.
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if engine.ray == "local":
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            cpus = engine.workers or None
-            store = {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
-            ray.init(address="local", num_cpus=cpus, **store, **quiet)
-            return ray
-        if engine.ray != "auto":
+            options |= {"num_cpus": engine.workers or None, "include_dashboard": False}
+            options |= {"object_store_memory": OBJECT_STORE}
+        elif engine.ray != "auto":
             host, _, port = engine.ray.rpartition(":")
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        ray.init(address=engine.ray, **quiet)
+        ray.init(address=engine.ray, **options)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as e:
         raise InputError(
             f"config.ray={engine.ray!r}: no Ray cluster that lets this process in ({e}). Give "

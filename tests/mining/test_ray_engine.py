@@ -1,6 +1,7 @@
 """Shards on a Ray cluster: the bytes of local processes, whatever is killed; one sentence where
 there is no cluster."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -136,10 +137,8 @@ class Node:
 
 
 def kill(pid):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 class Cluster:
