@@ -62,9 +62,11 @@ def extraction(
         by_source[row["source"]][row["offset"]] = row
     limits = Limits(max_page_bytes=settings["max_page_bytes"])
     documents, rejected = [], []
+    bytes_stored = 0
     for source, found in sorted(by_source.items()):
         path = settings["inputs"][source]
         places = [(row["offset"], row["length"]) for row in found.values()]
+        bytes_stored += sum(length for _, length in places if length > 0)
         for page in read_pages_at(path, places, limits):
             row = found[page.offset]
             if progress(f"{path}@{page.offset}"):
@@ -91,6 +93,7 @@ def extraction(
     reasons = Counter(row["reason"] for row in rejected)
     return {
         "pages": len(documents),
+        "bytes_stored": bytes_stored,
         "tokens": sum(document["tokens"] for document in documents),
         "formulas": sum(document["formulas"] for document in documents),
         "rejected": dict(sorted(reasons.items())),

@@ -67,7 +67,8 @@ def run_shards(
     engine: Engine = Engine(),
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """What each shard counted, in their order, after doing those that are not done.
+    """What each shard counted, in their order, after doing those that are not done; the latter also
+    with "seconds" and "bytes_written".
 
     Args:
       stage: a function of a module, its settings JSON.
@@ -128,7 +129,8 @@ def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
             raise
         shutil.rmtree(partial, ignore_errors=True)
     _sync(folder)
-    return counts | {"seconds": time.perf_counter() - start}
+    written = sum(size for size, _ in files.values())
+    return counts | {"seconds": time.perf_counter() - start, "bytes_written": written}
 
 
 def shard_key(stage: Stage, version: int, settings: dict[str, Any], shard: Shard) -> str:
