@@ -5,7 +5,7 @@ def test_cost_by_hand():
     stages = {
         "score": Stage(pages=1000, seconds=2.0, read=31_000, written=80_000),
         "extraction": Stage(pages=20, seconds=0.2, read=900, written=4000),
-        "cleaning": None,  # all its shards were done in an earlier run
+        "cleaning": None,
     }
     costs = projected(stages, pages=1_800_000_000, taken=0.01)
     assert costs["score"] == Cost(1_800_000_000, 1000.0, 55_800_000_000, 144_000_000_000)
@@ -14,7 +14,8 @@ def test_cost_by_hand():
     assert costs["total"] == total and set(costs) == {"score", "extraction", "total"}
 
 
-def test_shards_of_earlier_runs_are_not_measured():
-    new = {"pages": 10, "seconds": 0.5, "bytes_stored": 7, "bytes_written": 3}
-    assert measured([{"pages": 99}, new, new]) == Stage(20, 1.0, 14, 6)
-    assert measured([{"pages": 99}]) is None
+def test_of_what_shards_counted():
+    counts = {"pages": 20, "seconds": 1.0, "bytes_stored": 14, "bytes_written": 6, "rejected": {}}
+    assert measured(counts) == Stage(20, 1.0, 14, 6)
+    assert measured({"pages": 20, "seconds": 1.0}) == Stage(20, 1.0)
+    assert measured({}) is None
