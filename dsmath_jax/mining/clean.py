@@ -65,6 +65,7 @@ def extraction(
     limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     documents, rejected = [], []
     places = [(row["offset"], row["length"]) for row in found.values()]
+    bytes_stored = sum(length for _, length in places if length > 0)
     for page in progress.each(read_pages_at(path, places, limits)):
         row = found[page.offset]
         if progress(f"{path}@{page.offset}"):
@@ -92,6 +93,7 @@ def extraction(
     reasons = Counter(row["reason"] for row in rejected)
     return {
         "pages": len(documents),
+        "bytes_stored": bytes_stored,
         "tokens": sum(document["tokens"] for document in documents),
         "formulas": sum(document["formulas"] for document in documents),
         "rejected": dict(sorted(reasons.items())),

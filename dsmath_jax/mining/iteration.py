@@ -169,7 +169,9 @@ def collect(run: Run, number: int) -> None:
     budgets = {name: of[min(number, len(of)) - 1] for name, of in c.budgets.items()}
     if not c.classify:
         budgets = dict.fromkeys(ranking.LANGUAGES, 2**62)
-    found = ranking.collect(run.rows(number), budgets, c.min_score if c.classify else 0.0)
+    scratch = run.folder(number) / "ranking"
+    least = c.min_score if c.classify else 0.0
+    found = ranking.collect(run.rows(number), budgets, scratch, least)
     run.choose(number, "chosen", found.chosen)
     report = {
         "counts": found.counts,

@@ -191,7 +191,7 @@ def _costs(n: Notes) -> list[str]:
     """Speed of the stages, and what larger archives would cost at this speed."""
     stages, rows = {}, []
     for name in TIMED:
-        if (stage := projection.measured([n.get(name, {})])) is not None and stage.seconds:
+        if (stage := projection.measured(n.get(name, {}))) is not None:
             stages[name] = stage
             rows.append([name, stage.pages, stage.seconds, stage.pages / stage.seconds])
     if not stages:

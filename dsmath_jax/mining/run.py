@@ -112,7 +112,7 @@ class Run:
             shards.append(Shard(shard.name, (str(file), str(path), shard.inputs[0]), key))
         return shards
 
-    def choose(self, number: int, name: str, chosen: Sequence[np.ndarray]) -> None:
+    def choose(self, number: int, name: str, chosen: Iterable[np.ndarray]) -> None:
         """Writes which rows are chosen, [rows] bool for each file of rows."""
         folder = self.folder(number) / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,8 @@ def run_shards(
     *,
     without_key: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """What each shard counted, in their order, after doing those that are not done.
+    """What each shard counted, with its "seconds" and "bytes_written", in their order, after doing
+    those that are not done.
 
     Args:
       stage: a function of a module, its settings JSON.
@@ -143,7 +144,7 @@ def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
     # Apart from the marker, so that all outputs are the same bytes at each run.
     seconds = {"key": key, "seconds": round(time.perf_counter() - start, 3)}
     (folder / f"{shard.name}{SECONDS}").write_text(json.dumps(seconds))
-    return counts | {"seconds": seconds["seconds"]}
+    return _counted(target, marker)
 
 
 def shard_key(stage: Stage, version: int, settings: dict[str, Any], shard: Shard) -> str:
@@ -152,8 +153,8 @@ def shard_key(stage: Stage, version: int, settings: dict[str, Any], shard: Shard
 
 
 def read_marker(folder: pathlib.Path, key: str | None = None) -> dict[str, Any] | None:
-    """What a finished shard counted, and its seconds; None where it is not finished, has another
-    key, or files that are not the marker's."""
+    """What a finished shard counted, its seconds and bytes; None where it is not finished, has
+    another key, or files that are not the marker's."""
     try:
         marker = json.loads((folder / MARKER).read_text())
         sizes = {name: (folder / name).stat().st_size for name in marker["files"]}
@@ -163,7 +164,14 @@ def read_marker(folder: pathlib.Path, key: str | None = None) -> dict[str, Any] 
         return None
     if any(sizes[name] != size for name, (size, _) in marker["files"].items()):
         return None
-    return marker["counts"] | {"seconds": _seconds(folder, marker["key"])}
+    return _counted(folder, marker)
+
+
+def _counted(folder: pathlib.Path, marker: dict[str, Any]) -> dict[str, Any]:
+    """What a shard counted, bytes of its files, and the seconds that it took."""
+    written = sum(size for size, _ in marker["files"].values())
+    seconds = _seconds(folder, marker["key"])
+    return marker["counts"] | {"bytes_written": written, "seconds": seconds}
 
 
 def _seconds(folder: pathlib.Path, key: str) -> float:

@@ -53,7 +53,7 @@ def corpus(mined, number=2):
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
-def test_the_second_iteration_finds_pages_that_the_first_misses(mined, report):
+def test_the_second_iteration_finds_pages_that_the_first_misses(mined, report, tmp_path):
     first, second = (i["collect"]["measured"] for i in report["iterations"])
     assert first["all"]["precision"] > 0.95
     assert second["all"]["recall"] > 0.93 and second["all"]["precision"] > 0.93
@@ -63,7 +63,8 @@ def test_the_second_iteration_finds_pages_that_the_first_misses(mined, report):
     config.inputs = (str(mined / "web" / "*.warc.gz"),)
     config.labels = str(mined / "web" / "truth.jsonl")
     run = open_run(config, mined, say=lambda line: None)
-    found = ranking.collect(run.rows(1), {name: of[1] for name, of in config.budgets.items()})
+    budgets = {name: of[1] for name, of in config.budgets.items()}
+    found = ranking.collect(run.rows(1), budgets, tmp_path / "ranking")
     at_once = iteration.measured(run, 1, found.cuts)
     assert second["all"]["recall"] > at_once["all"]["recall"] + 0.05
     assert second["all"]["precision"] > at_once["all"]["precision"]
