@@ -23,7 +23,7 @@ from dsmath_jax.mining.workers import Progress
 
 
 def export_mined(run: Mine, iteration: int, heldout_share: float) -> dict[str, Any]:
-    """WORKDIR/corpus, WORKDIR/corpus_parquet and WORKDIR/manifest.json of an iteration's corpus; see
+    """WORKDIR/corpus, corpus_parquet and manifest.json of an iteration; see
     `export.export`."""
     files = _clean_files(run, f"iter{iteration}")
     return export(files, run.workdir, iteration=iteration, heldout_share=heldout_share, say=run.say)
@@ -32,7 +32,7 @@ def export_mined(run: Mine, iteration: int, heldout_share: float) -> dict[str, A
 def export_random(
     run: Mine, iteration: int, pages: int, heldout_share: float, seed: int = 0
 ) -> dict[str, Any]:
-    """The same of `pages` pages drawn from all that the iteration scored, before near-duplicates and
+    """The same of `pages` pages drawn from all that are scored, before near-duplicates and
     benchmarks go: WORKDIR/corpora/random/corpus and so on.
 
     Args:
