@@ -5,55 +5,60 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from dsmath_jax.data.errors import InputError
-from dsmath_jax.mining import page_rows, urls
+from dsmath_jax.mining import iteration, page_rows, urls
 from dsmath_jax.mining.clean import DOCUMENTS, cleaning
-from dsmath_jax.mining.collect import Collection
 from dsmath_jax.mining.export import export
 from dsmath_jax.mining.language import language, token_estimate
-from dsmath_jax.mining.loop import Mine, clean_corpus
 from dsmath_jax.mining.normalize import mix
+from dsmath_jax.mining.run import Run
 from dsmath_jax.mining.shards import Shard, do_shard
 from dsmath_jax.mining.workers import Progress
 
-
-def export_mined(run: Mine, iteration: int, heldout_share: float) -> dict[str, Any]:
-    """WORKDIR/corpus, corpus_parquet and manifest.json of an iteration; see
-    `export.export`."""
-    files = _clean_files(run, f"iter{iteration}")
-    return export(files, run.workdir, iteration=iteration, heldout_share=heldout_share, say=run.say)
+FOLDER = "corpora"
 
 
-def export_random(
-    run: Mine, iteration: int, pages: int, heldout_share: float, seed: int = 0
-) -> dict[str, Any]:
-    """The same of `pages` pages drawn from all that are scored, before near-duplicates and
-    benchmarks go: WORKDIR/corpora/random/corpus and so on.
+def write_others(run: Run, number: int, mined: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """WORKDIR/corpora/random and WORKDIR/corpora/seed, each with `corpus`, `corpus_parquet` and
+    `manifest.json` as WORKDIR has them; the manifests.
 
     Args:
-      heldout_share: as the mined corpus's manifest has it, so that the hosts held out there are
-        here, too.
+      number: of the iteration whose rows are drawn from.
+      mined: the manifest of the mined corpus, which has as many pages and holds out the same hosts.
     """
-    scores = run.workdir / f"iter{iteration}" / "scores"
-    rows = [scores / shard.name / "rows.parquet" for shard in run.shards]
-    found = Collection(choose_random(rows, pages, seed), {}, {}, {})
-    clean_corpus(run, f"iter{iteration}/random", rows, found, {})
-    return export(
-        _clean_files(run, f"iter{iteration}/random"),
-        run.workdir / "corpora" / "random",
-        iteration=0,
-        heldout_share=heldout_share,
-        say=run.say,
-    )
+    share = mined["heldout_share"]
+    return {
+        "random": export_random(run, number, mined["pages"], share),
+        "seed": export_seed(run, share),
+    }
 
 
-def _clean_files(run: Mine, folder: str) -> list[pathlib.Path]:
-    return [run.workdir / folder / "corpus" / s.name / "clean.parquet" for s in run.shards]
+def export_random(run: Run, number: int, pages: int, heldout_share: float) -> dict[str, Any]:
+    """Writes `pages` pages, drawn from all that the iteration scored, less near-duplicates and
+    those with benchmarks' texts; see `export.export`."""
+    other = _OnRowsOf(run, number, run.workdir / FOLDER / "random")
+    other.choose(1, "chosen", choose_random(other.found, pages))
+    iteration.extract(other, 1)
+    iteration.deduplicate(other, 1)
+    iteration.decontaminate(other, 1)
+    files = iteration.corpus_files(other, 1)
+    return export(files, other.workdir, iteration=0, heldout_share=heldout_share, say=run.say)
+
+
+class _OnRowsOf(Run):
+    """A run in a directory of its own that takes from the pages that another has scored."""
+
+    def __init__(self, run: Run, number: int, workdir: pathlib.Path):
+        super().__init__(run.config, workdir, run.engine, run.say, run.shards, run.rate, run.index)
+        self.found = run.rows(number)
+
+    def rows(self, number: int) -> list[pathlib.Path]:
+        return self.found
 
 
 def choose_random(files: Sequence[pathlib.Path], pages: int, seed: int = 0) -> list[np.ndarray]:
@@ -68,33 +73,21 @@ def choose_random(files: Sequence[pathlib.Path], pages: int, seed: int = 0) -> l
     return np.split(chosen, np.cumsum([len(h) for h in hashes])[:-1])
 
 
-def export_seed(
-    path: str,
-    folder: pathlib.Path,
-    *,
-    heldout_share: float,
-    benchmarks: str = "",
-    say: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """FOLDER/corpus and so on of a seed, JSONL of url and text, without the pages that hold a
-    benchmark's text.
-
-    Args:
-      heldout_share: as for `export_random`.
-      benchmarks: path of the index (`decontamination.Index`).
+def export_seed(run: Run, heldout_share: float) -> dict[str, Any]:
+    """Writes the seed's pages, less those with benchmarks' texts; see `export.export`.
 
     Raises:
       InputError: the file is missing, or a line has no url and text.
     """
+    folder = run.workdir / FOLDER / "seed"
     work = folder / "documents"
     work.mkdir(parents=True, exist_ok=True)
-    page_rows.write(_seed_documents(path), DOCUMENTS, work / "documents.parquet")
-    with (work / "duplicates.npz").open("wb") as file:
-        np.savez(file, page=np.zeros(0), kept=np.zeros(0), similarity=np.zeros(0))
-    inputs = (str(work / "documents.parquet"), str(work / "duplicates.npz"), benchmarks)
-    do_shard((cleaning, Shard("clean", inputs, ""), work, {}, ""), Progress())
+    documents = work / "documents.parquet"
+    page_rows.write(_seed_documents(run.config.seed), DOCUMENTS, documents)
+    shard = Shard("clean", (str(documents), "", run.index, run.config.seed), "")
+    do_shard((cleaning, shard, work, {}, ""), Progress())
     files = [work / "clean" / "clean.parquet"]
-    return export(files, folder, iteration=0, heldout_share=heldout_share, say=say)
+    return export(files, folder, iteration=0, heldout_share=heldout_share, say=run.say)
 
 
 def _seed_documents(path: str) -> list[dict[str, Any]]:

@@ -66,6 +66,8 @@ def run_shards(
     settings: dict[str, Any],
     engine: Engine = Engine(),
     say: Callable[[str], None] = print,
+    *,
+    without_key: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """What each shard counted, in their order, after doing those that are not done.
 
@@ -74,6 +76,7 @@ def run_shards(
       version: of what it computes, part of the key.
       folder: FOLDER/NAME is a shard's.
       say: gets a line of progress every few seconds.
+      without_key: more settings, on which no output depends.
 
     Raises:
       Exception: what the stage raised; the other shards that had begun are finished.
@@ -84,7 +87,8 @@ def run_shards(
     missing = [s for s in shards if done[s.name] is None]
     _remove_others(folder, {s.name for s in shards})
     report = Report(stage.__name__, len(shards), len(missing), say)
-    jobs = [(stage, s, folder, settings, keys[s.name]) for s in missing]
+    given = settings | (without_key or {})
+    jobs = [(stage, s, folder, given, keys[s.name]) for s in missing]
     for shard, counts in zip(missing, _run(jobs, engine, report), strict=True):
         done[shard.name] = counts
     report.end()
@@ -113,7 +117,13 @@ def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
     for path in sorted(p for p in partial.rglob("*") if p.is_file()):
         files[str(path.relative_to(partial))] = [path.stat().st_size, file_hash(path)]
         _sync(path)
-    marker = {"key": key, "counts": counts, "files": files, "left_out": sorted(progress.left_out)}
+    marker = {
+        "key": key,
+        "counts": counts,
+        "files": files,
+        "left_out": sorted(progress.left_out),
+        "seconds": round(time.perf_counter() - start, 3),
+    }
     (partial / MARKER).write_text(json.dumps(marker, sort_keys=True) + "\n")
     _sync(partial / MARKER)
     target = folder / shard.name
@@ -128,7 +138,7 @@ def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
             raise
         shutil.rmtree(partial, ignore_errors=True)
     _sync(folder)
-    return counts | {"seconds": time.perf_counter() - start}
+    return counts | {"seconds": marker["seconds"]}
 
 
 def shard_key(stage: Stage, version: int, settings: dict[str, Any], shard: Shard) -> str:
@@ -137,8 +147,8 @@ def shard_key(stage: Stage, version: int, settings: dict[str, Any], shard: Shard
 
 
 def read_marker(folder: pathlib.Path, key: str | None = None) -> dict[str, Any] | None:
-    """What a finished shard counted; None where it is not finished, has another key, or files that
-    are not the marker's."""
+    """What a finished shard counted, and its seconds; None where it is not finished, has another
+    key, or files that are not the marker's."""
     try:
         marker = json.loads((folder / MARKER).read_text())
         sizes = {name: (folder / name).stat().st_size for name in marker["files"]}
@@ -148,7 +158,7 @@ def read_marker(folder: pathlib.Path, key: str | None = None) -> dict[str, Any] 
         return None
     if any(sizes[name] != size for name, (size, _) in marker["files"].items()):
         return None
-    return marker["counts"]
+    return marker["counts"] | {"seconds": marker["seconds"]}
 
 
 def output_key(folder: pathlib.Path) -> str:
@@ -222,3 +232,8 @@ def input_shards(paths: Sequence[str], key_of: Callable[[str], str]) -> Iterator
         name = pathlib.PurePosixPath(path).name.split(".")[0][:40]
         digest = hashlib.sha256(path.encode()).hexdigest()[:8]
         yield Shard(f"{n:06d}-{name}-{digest}", (path,), key_of(path))
+
+
+def input_number(shard: Shard) -> int:
+    """Which of the inputs a shard of `input_shards` is, or one that has its name."""
+    return int(shard.name.split("-", 1)[0])
