@@ -5,6 +5,7 @@ Each corpus is a run of the pretraining stage, and they differ in their data alo
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pathlib
 import re
@@ -97,21 +98,33 @@ def compare(
     # ---- One tokenizer, and all data before anything is trained ----------------------------------
     if not (config.tokenizer or config.init.checkpoint):
         _make_tokenizer(configs, workdir)
-    from dsmath_jax.stages import pretrain
-
-    corpus_tokens = {}
-    for name, c in configs.items():
-        (rows,) = pretrain.open_data(c, workdir / name)[1].sources
-        corpus_tokens[name] = {"tokens": rows.total, "documents": len(rows.documents)}
+    sizes = {name: _size(name, c, workdir / name) for name, c in configs.items()}
 
     # ---- A run for each --------------------------------------------------------------------------
     for name, c in configs.items():
         print(f"---- {name}: {corpora[name]['path']}", file=sys.stderr, flush=True)
         finished = command.run_stages(c, workdir / name)
-        corpora_report.write(workdir, c, corpora, corpus_tokens)
+        corpora_report.write(workdir, c, corpora, sizes)
         if not finished:
             return False
     return True
+
+
+def _size(name: str, config: ConfigDict, workdir: pathlib.Path) -> dict[str, int]:
+    from dsmath_jax.stages import pretrain
+
+    with _of_corpus(name):
+        (rows,) = pretrain.open_data(config, workdir)[1].sources
+    return {"tokens": rows.total, "documents": len(rows.documents)}
+
+
+@contextlib.contextmanager
+def _of_corpus(name: str) -> Iterator[None]:
+    """Says of which corpus an error is."""
+    try:
+        yield
+    except InputError as e:
+        raise InputError(f"corpus {name}: {e}") from None
 
 
 def _config_of(
@@ -144,7 +157,9 @@ def _make_tokenizer(configs: dict[str, ConfigDict], workdir: pathlib.Path) -> No
     target = workdir / "tokenizer"
     if not target.is_dir():
         with tempfile.TemporaryDirectory() as folder:
-            texts = itertools.chain.from_iterable(_first_texts(c) for c in configs.values())
+            texts = itertools.chain.from_iterable(
+                _first_texts(name, c) for name, c in configs.items()
+            )
             vocab = next(iter(configs.values())).tokenizer_vocab
             try:
                 tokenizer = train_sentencepiece(texts, folder, vocab_size=vocab)
@@ -158,12 +173,13 @@ def _make_tokenizer(configs: dict[str, ConfigDict], workdir: pathlib.Path) -> No
     multihost_utils.sync_global_devices("the tokenizer is there")
 
 
-def _first_texts(config: ConfigDict) -> Iterator[str]:
+def _first_texts(name: str, config: ConfigDict) -> Iterator[str]:
     left = TOKENIZER_CHARACTERS
-    source = open_source(config.data.path, wanted_fields(config.data))
-    for example in read_examples(source, config.data.max_rejected_share):
-        for text in example.values():
-            yield text[:left]
-            left -= len(text)
-            if left <= 0:
-                return
+    with _of_corpus(name):
+        source = open_source(config.data.path, wanted_fields(config.data))
+        for example in read_examples(source, config.data.max_rejected_share):
+            for text in example.values():
+                yield text[:left]
+                left -= len(text)
+                if left <= 0:
+                    return
