@@ -29,11 +29,11 @@ def get_config(arg=""):
     c.batch_size = 16  # x 256 = 4096 tokens
     c.steps = 200
     c.data.text_field = "text"
-    c.data.num_heldout = 64
+    c.data.num_heldout = 32
     c.optimizer.learning_rate = 4e-3
     c.optimizer.schedule = "multi_step"
     c.optimizer.warmup_steps = 20
     c.checkpoint.every = 100
-    c.eval.every = 20
+    c.eval.every = 25
     c.log.every = 5
     return with_argument(c, arg)
