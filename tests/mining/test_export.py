@@ -117,6 +117,7 @@ def test_a_rerun_does_nothing_and_a_changed_input_does_it_again(tmp_path):
     export(files, tmp_path / "out", iteration=1, say=said.append)
     assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.parquet")}
     assert all("written already" in line for line in said)
+    assert contents(tmp_path / "out") == before
     export(files, tmp_path / "again", iteration=1, say=lambda line: None)
     assert contents(tmp_path / "again") == before
     export(write_documents(tmp_path / "in", each=21), tmp_path / "out", iteration=1)
