@@ -17,7 +17,7 @@ try:
     from dsmath_jax.mining.export import export
     from dsmath_jax.mining.generated_web import write_web
     from dsmath_jax.mining.iteration import corpus_files
-    from dsmath_jax.mining.run import Run, open_benchmarks, open_run, write_json
+    from dsmath_jax.mining.run import Run, open_benchmarks, open_run, open_workdir, write_json
     from dsmath_jax.mining.shards import file_hash
 except ModuleNotFoundError as e:
     command_line.end(2, f"mining needs {e.name}: pip install 'dsmath-jax[mining]'")
@@ -69,6 +69,7 @@ def mine(config: ConfigDict, workdir: pathlib.Path, names: list[str], number: in
 
 def _mine(config: ConfigDict, workdir: pathlib.Path, names: list[str], number: int) -> None:
     _check(config)
+    open_workdir(workdir)
     if config.generated.pages:
         _generate(config, workdir)
     run = open_run(config, workdir, say)

@@ -207,6 +207,8 @@ def _remove_others(folder: pathlib.Path, names: set[str]) -> None:
     for path in folder.iterdir():
         if path.is_dir() and path.name not in names:
             shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix == SECONDS and path.stem not in names:
+            path.unlink(missing_ok=True)
 
 
 class Report:
