@@ -237,7 +237,9 @@ def deduplicate(run: Run, number: int) -> None:
     names = [folder / "pairs" / part.name for part in parts]
     pairs, keys = [str(n / "pairs.npy") for n in names], " ".join(output_key(n) for n in names)
     parts = [Shard(part.name, tuple(pairs), keys) for part in parts]
-    run.do(clean.similar, clean.SIMILAR_VERSION, parts, folder / "similar", settings, shards=paths)
+    run.do(
+        clean.similar, clean.SIMILAR_VERSION, parts, folder / "similar", settings, signatures=paths
+    )
     similar = [str(folder / "similar" / part.name / "similar.npy") for part in parts]
     found = duplicate_clusters.find_duplicates(paths, similar)
     partial = folder / "duplicates.partial.npz"
