@@ -9,6 +9,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
+from dsmath_jax import command_line
 from dsmath_jax.benchmarks import results
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.stages import command
@@ -23,7 +24,7 @@ def main(description: str) -> None:
 
 
 def _run(config: ConfigDict) -> None:
-    name = command.config_name()
+    name = command_line.config_name()
     numbers = run(config)
     out = pathlib.Path(flags.FLAGS.out or f"runs/bench/{name}.json")
     print(results.table(numbers), flush=True)

@@ -29,7 +29,7 @@ COLUMNS = (
     "note",
 )
 DECISIONS = ("yes", "no", "")
-URLS, TEXTS, CHARACTERS = 5, 3, 200  # samples of a group, and of how many characters a text
+TEXTS, CHARACTERS = 3, 200  # shown of a group's samples, and of how many characters a text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Row:
         return self.pages - self.collected
 
 
-def make_row(group: Group, iteration: int, texts: Sequence[str], threshold: float = 0.5) -> Row:
+def make_row(group: Group, iteration: int, texts: Sequence[str], threshold: float) -> Row:
     """A group's row; it is suggested where at least `threshold` of it was collected.
 
     Args:
-      texts: of its `sample_urls`, the first ones.
+      texts: of its samples, the first ones.
     """
     count = group.count
     return Row(
@@ -68,17 +68,10 @@ def make_row(group: Group, iteration: int, texts: Sequence[str], threshold: floa
         count.collected,
         round(count.share, 4),
         round(count.scores / count.pages, 4),
-        sample_urls(group),
+        tuple(sample.url for sample in group.samples),
         tuple(" ".join(text.split())[:CHARACTERS] for text in texts[:TEXTS]),
         "yes" if count.share >= threshold else "no",
     )
-
-
-def sample_urls(group: Group) -> tuple[str, ...]:
-    """Pages that show what it is that would be gained: not collected, evenly over their order."""
-    left = [url for url, collected, _ in group.pages if not collected]
-    step = max(1, len(left) // URLS)
-    return tuple(left[::step][:URLS])
 
 
 def by_gain(rows: Sequence[Row]) -> list[Row]:

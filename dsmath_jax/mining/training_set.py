@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,26 +22,28 @@ from dsmath_jax.mining.score import FEWEST_CHARACTERS, MOST_CHARACTERS, text_of
 from dsmath_jax.mining.shards import Shard
 from dsmath_jax.mining.workers import Progress
 
-# text: as the classifier reads it.
+# text: as the classifier reads it. source: where the page was found, in a word.
 TEXTS = pa.schema(
     [
         ("url_hash", pa.uint64()),
         ("url", pa.string()),
         ("host", pa.string()),
         ("language", pa.string()),
+        ("source", pa.string()),
         ("text", pa.string()),
     ]
 )
 SAMPLE_VERSION = ADDED_VERSION = 1
 
 
-def text_row(url: str, text: str) -> dict[str, Any]:
+def text_row(url: str, text: str, source: str) -> dict[str, Any]:
     text = text[:MOST_CHARACTERS]
     return {
         "url_hash": urls.url_hash(url),
         "url": url,
         "host": urls.host(url),
         "language": language(text),
+        "source": source,
         "text": for_classifier(text),
     }
 
@@ -59,10 +61,11 @@ def read_seed(path: str) -> list[dict[str, Any]]:
     except OSError as e:
         raise InputError(f"config.seed={path}: {e.strerror}") from None
     rows = {}
+    name = pathlib.Path(path).name
     for number, line in enumerate(filter(str.strip, lines), 1):
         try:
             record = json.loads(line)
-            row = text_row(record["url"], record["text"])
+            row = text_row(record["url"], record["text"], name)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}, line {number}: not an object with url and text") from None
         rows[row["url_hash"]] = row
@@ -75,18 +78,18 @@ def sample(
     shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     """Writes sample.parquet: texts of the archive's pages whose address falls into the share."""
-    limits = Limits(max_page_bytes=settings["max_page_bytes"])
+    limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     most = int(settings["share"] * (2**64 - 1))
     rows = {}
     for path in shard.inputs:
-        for page in read_pages(path, limits):
+        for page in progress.each(read_pages(path, limits)):
             if isinstance(page, Page) and not progress(f"{path}@{page.offset}"):
                 number = urls.url_hash(page.url)
                 if int(mix(np.array([number], np.uint64))[0]) > most:
                     continue
                 text = text_of(page)
                 if text is not None and len(text) >= FEWEST_CHARACTERS:
-                    rows[number] = text_row(page.url, text)
+                    rows[number] = text_row(page.url, text, "archives")
     page_rows.write([rows[n] for n in sorted(rows)], TEXTS, folder / "sample.parquet")
     return {"pages": len(rows)}
 
@@ -96,23 +99,20 @@ def added(
 ) -> dict[str, Any]:
     """Writes added.parquet: texts of the chosen rows of an archive, for the next seed.
 
-    Inputs: a file of rows, and which of them are chosen (.npy, [rows] bool).
+    Inputs: a file of rows, which of them are chosen (.npy, [rows] bool), their archive.
+    Settings: source: what the pages' rows say of it.
     """
-    file, chosen = shard.inputs
-    table = pq.read_table(file, columns=["url_hash", "url", "source", "offset", "length"])
-    by_source: dict[int, list[tuple[int, int]]] = {}
-    for row in table.filter(pa.array(np.load(chosen))).to_pylist():
-        by_source.setdefault(row["source"], []).append((row["offset"], row["length"]))
-    limits = Limits(max_page_bytes=settings["max_page_bytes"])
+    file, chosen, path = shard.inputs
+    table = pq.read_table(file, columns=["offset", "length"]).filter(pa.array(np.load(chosen)))
+    places = [(row["offset"], row["length"]) for row in table.to_pylist()]
+    limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     rows = {}
-    for source, places in sorted(by_source.items()):
-        path = settings["inputs"][source]
-        for page in read_pages_at(path, places, limits):
-            if isinstance(page, Page) and not progress(f"{path}@{page.offset}"):
-                text = text_of(page)
-                if text is not None:
-                    row = text_row(page.url, text)
-                    rows[row["url_hash"]] = row
+    for page in progress.each(read_pages_at(path, places, limits)):
+        if isinstance(page, Page) and not progress(f"{path}@{page.offset}"):
+            text = text_of(page)
+            if text is not None:
+                row = text_row(page.url, text, settings["source"])
+                rows[row["url_hash"]] = row
     page_rows.write([rows[n] for n in sorted(rows)], TEXTS, folder / "added.parquet")
     return {"pages": len(rows)}
 
@@ -124,7 +124,7 @@ def read_texts(files: Iterable[pathlib.Path]) -> Iterator[dict[str, Any]]:
 
 
 def draw(
-    rows: Iterable[dict[str, Any]], count: int, salt: int, without: Sequence[int] = ()
+    rows: Iterable[dict[str, Any]], count: int, salt: int, without: Collection[int] = ()
 ) -> list[dict[str, Any]]:
     """`count` of the rows, each address once, by a hash of the address and the salt: a draw that
     depends on neither the order nor the files of the rows."""

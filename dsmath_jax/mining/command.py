@@ -1,0 +1,128 @@
+"""The command line of launch/mine.py: the whole loop, or some stages of one iteration."""
+
+from __future__ import annotations
+
+import errno
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from dsmath_jax import command_line
+from dsmath_jax.data.errors import InputError
+
+try:
+    from dsmath_jax.mining import loop, report
+    from dsmath_jax.mining.export import export
+    from dsmath_jax.mining.generated_web import write_web
+    from dsmath_jax.mining.iteration import corpus_files
+    from dsmath_jax.mining.run import Run, open_benchmarks, open_run, write_json
+    from dsmath_jax.mining.shards import file_hash
+except ModuleNotFoundError as e:
+    command_line.end(2, f"mining needs {e.name}: pip install 'dsmath-jax[mining]'")
+
+EXPORT = "export"
+
+
+def main(description: str) -> None:
+    """Mines as the parsed flags say; ends the process with its status."""
+    command_line.main(description, _run)
+
+
+def _run(config: ConfigDict) -> None:
+    values = flags.FLAGS
+    for name in ("annotate", "engine", "address"):
+        if (given := getattr(values, name)) is not None:
+            config[name] = given
+    workdir = pathlib.Path(values.workdir or f"runs/{command_line.config_name()}")
+    names = [name.strip() for name in values.stage.split(",") if name.strip()]
+    known = (*loop.STAGES, EXPORT)
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"--stage={name}: there is no such stage; there are {', '.join(known)}"
+            )
+    if values.iteration < 1:
+        raise InputError(f"--iteration={values.iteration}: iterations are counted from 1")
+    mine(config, workdir, names, values.iteration)
+
+
+def mine(config: ConfigDict, workdir: pathlib.Path, names: list[str], number: int) -> None:
+    """The whole loop, or these stages of an iteration.
+
+    Raises:
+      InputError: something in the configuration, the inputs or on the disk is wrong.
+    """
+    try:
+        _mine(config, workdir, names, number)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"the disk of --workdir={workdir} is full: make room, and start the same command "
+                "again, which goes on from here"
+            ) from None
+        if e.errno in (errno.EACCES, errno.EROFS):
+            raise InputError(f"{e.filename} cannot be written to: {e.strerror}") from None
+        raise
+
+
+def _mine(config: ConfigDict, workdir: pathlib.Path, names: list[str], number: int) -> None:
+    _check(config)
+    if config.generated.pages:
+        _generate(config, workdir)
+    run = open_run(config, workdir, say)
+    write_json(workdir / "config.json", config.to_dict())
+    if not names or "decontaminate" in names:
+        open_benchmarks(run)
+    if names:
+        loop.run_stages(run, [name for name in names if name != EXPORT], number)
+        if EXPORT in names:
+            _export(run, number)
+        return
+    number, ended = loop.mine(run)
+    _export(run, number)
+    say(f"ended: {ended}")
+    say(f"done: {report.write_report(run, ended)}")
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _check(config: ConfigDict) -> None:
+    """Raises InputError where a field has a value that cannot be."""
+    for name, values in (("annotate", ("csv", "auto")), ("engine", ("local", "ray"))):
+        if config[name] not in values:
+            raise InputError(f"{name}={config[name]!r}: choose one of {', '.join(values)}")
+    for name in ("held_out_share", "domain_share", "max_rejected_share", "stop_overlap"):
+        if not 0 <= config[name] <= 1:
+            raise InputError(f"config.{name}={config[name]}: it is a share, from 0 to 1")
+    for name in ("positives", "negatives", "iterations", "parts", "group_depth"):
+        if config[name] < 1:
+            raise InputError(f"config.{name}={config[name]}: it must be at least 1")
+    for name, tokens in config.budgets.items():
+        if not tokens or min(tokens) < 1:
+            raise InputError(f"config.budgets.{name}={tokens}: give tokens, as in (1000000,)")
+
+
+def _generate(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Makes the web that the run mines, and points the configuration to it."""
+    made = config.generated
+    folder = workdir / "web"
+    marker = folder / "made.json"
+    wanted = made.to_json() + file_hash(pathlib.Path(write_web.__code__.co_filename))
+    if not marker.exists() or marker.read_text() != wanted:
+        say(f"making a web of {made.pages:,} pages in {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_web(folder, seed=made.seed, pages=made.pages, files=made.files)
+        marker.write_text(wanted)
+    config.inputs = tuple(sorted(str(path) for path in folder.glob("*.warc.gz")))
+    config.seed, config.labels = str(folder / "seed.jsonl"), str(folder / "truth.jsonl")
+    config.benchmarks = (str(folder / "benchmarks"),)
+
+
+def _export(run: Run, number: int) -> None:
+    files = corpus_files(run, number)
+    share = run.config.heldout_share
+    export(files, run.workdir, iteration=number, heldout_share=share, say=run.say)
