@@ -17,9 +17,9 @@ One or more stages alone, on what those before them left in WORKDIR:
 
 Stages: train, score, collect, extract, deduplicate, decontaminate, domains, samples, annotate,
 grow, export; and corpora, which writes as many random pages and the seed as corpora, too, to train
-on each (launch/compare.py). All fields, with their meaning: dsmath_jax/mining/defaults.py. How it works:
-docs/mining.md. Exit status: 0 done, or waiting for a person; 1 the run failed; 2 something in the
-command or its input is wrong.
+on each (launch/compare.py). All fields, with their meaning: dsmath_jax/mining/defaults.py. How it
+works: docs/mining.md. Exit status: 0 done, or waiting for a person; 1 the run failed; 2 something
+in the command or its input is wrong.
 """
 
 from absl import flags
