@@ -84,8 +84,8 @@ def score_web(web, out, log, seconds, engine):
     settings = {
         "classifier": str(model),
         "classifier_hash": file_hash(model),
-        "sources": {path: n for n, path in enumerate(inputs)},
         "max_page_bytes": 8 << 20,
+        "rate": None,
         "log": str(log),
         "seconds": seconds,
     }
