@@ -26,11 +26,20 @@ def write(
     config: ConfigDict,
     corpora: Mapping[str, Mapping[str, str]],
     sizes: Mapping[str, Mapping[str, int]],
-) -> dict[str, Any]:
+) -> None:
     """Writes WORKDIR/comparison.json, .md, .png and .html from the runs WORKDIR/NAME, and prints
-    the last losses; returns what is in the JSON. The first process writes."""
+    the last losses; the first process does.
+
+    Args:
+      config: that of any of the runs.
+      corpora: {name: {"path", ...}}.
+      sizes: {name: {"tokens", "documents"}}.
+    """
+    if jax.process_index() != 0:
+        return
     step_tokens = config.batch_size * config.length
     trained = config.steps * step_tokens
+    losses = read_losses(workdir, list(corpora), list(config.data.heldout), step_tokens)
     result = {
         "tokens": trained,
         "steps": config.steps,
@@ -43,18 +52,15 @@ def write(
             }
             for name in corpora
         },
-        "losses": read_losses(workdir, list(corpora), list(config.data.heldout), step_tokens),
+        "losses": losses,
+        "needed": {name: needed(curves) for name, curves in losses.items()},
     }
-    result["needed"] = {name: needed(of) for name, of in result["losses"].items()}
-    if jax.process_index() == 0:
-        picture = plot(result["losses"])
-        text = tables(result)
-        _replace(workdir / "comparison.json", (json.dumps(result, indent=2) + "\n").encode())
-        _replace(workdir / "comparison.md", text.encode())
-        _replace(workdir / "comparison.png", picture)
-        _replace(workdir / "comparison.html", _page(workdir, result, picture).encode())
-        print(summary_table(result), flush=True)
-    return result
+    picture = plot(losses)
+    _replace(workdir / "comparison.json", (json.dumps(result, indent=2) + "\n").encode())
+    _replace(workdir / "comparison.md", tables(result).encode())
+    _replace(workdir / "comparison.png", picture)
+    _replace(workdir / "comparison.html", _page(workdir, result, picture).encode())
+    print(summary_table(result), flush=True)
 
 
 def read_losses(

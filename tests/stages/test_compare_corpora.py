@@ -55,7 +55,7 @@ def data(tmp_path):
 
 def command(data, workdir, *flags):
     return (
-        "--config=configs/compare_corpora.py:smoke",
+        "--config=configs/pretrain_1_3b_tpu.py:smoke",  # the one for a pod
         f"--corpora=problems={data}/problems.jsonl,numbers={data}/numbers.jsonl",
         f"--heldout=worked={data}/held.jsonl:problem+worked,numbers={data}/numbers.jsonl",
         f"--workdir={workdir}",
