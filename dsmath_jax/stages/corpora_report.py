@@ -84,11 +84,12 @@ def read_losses(
 
 def needed(curves: Mapping[str, Curve]) -> dict[str, float | None]:
     """{other corpus: tokens of the first corpus, by linear interpolation, until its loss is as low
-    as the other's last}; None where it never is."""
+    as the other's last}; None where it never is. Without those whose loss did not fall."""
     if not curves:
         return {}
     first, *others = curves
-    return {name: _reaches(curves[first], curves[name][-1][1]) for name in others}
+    fell = [name for name in others if curves[name][-1][1] < curves[name][0][1]]
+    return {name: _reaches(curves[first], curves[name][-1][1]) for name in fell}
 
 
 def _reaches(curve: Curve, loss: float) -> float | None:
@@ -184,6 +185,7 @@ def plot(losses: Mapping[str, Mapping[str, Curve]]) -> bytes:
             points = [(tokens, loss) for tokens, loss in curve if tokens]
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=corpus)
         axes.set_title(name, fontsize=10)
+        axes.xaxis.set_major_formatter(lambda tokens, _: count(tokens))
         axes.set_xlabel("tokens trained on", fontsize=8)
         axes.set_ylabel("loss (nats a token)", fontsize=8)
         axes.tick_params(labelsize=7)
