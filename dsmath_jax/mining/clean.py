@@ -65,7 +65,8 @@ def extraction(
     limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     documents, rejected = [], []
     places = [(row["offset"], row["length"]) for row in found.values()]
-    for page in read_pages_at(path, places, limits):
+    bytes_stored = sum(length for _, length in places if length > 0)
+    for page in progress.each(read_pages_at(path, places, limits)):
         row = found[page.offset]
         if progress(f"{path}@{page.offset}"):
             result: Extracted | str = "crashed or hung"
@@ -92,6 +93,7 @@ def extraction(
     reasons = Counter(row["reason"] for row in rejected)
     return {
         "pages": len(documents),
+        "bytes_stored": bytes_stored,
         "tokens": sum(document["tokens"] for document in documents),
         "formulas": sum(document["formulas"] for document in documents),
         "rejected": dict(sorted(reasons.items())),
@@ -137,7 +139,7 @@ def similar(
     shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     """Those whose similarity is verified, of one part of the pairs."""
-    shards, found_pairs = settings["shards"], shard.inputs
+    shards, found_pairs = settings["signatures"], shard.inputs
     found = duplicate_clusters.write_similar(
         shards, found_pairs, int(shard.name), settings["parts"], folder / "similar.npy"
     )

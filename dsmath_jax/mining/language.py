@@ -7,7 +7,7 @@ import re
 LANGUAGES = ("en", "zh", "other")
 CHARACTERS = 4000  # of a text that are looked at
 
-_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_HAN_RUN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
 _KANA_OR_HANGUL = re.compile("[\u3040-\u30ff\uac00-\ud7af]")
 _LATIN_WORD = re.compile(r"[A-Za-z]+")
 _OTHER_LETTER = re.compile("[\u00c0-\u024f\u0370-\u05ff\u0600-\u07bf\u0900-\u0e7f]")
@@ -29,7 +29,7 @@ def language(text: str) -> str:
     words = [] if part.isspace() else _LATIN_WORD.findall(part)
     if part.isascii():
         return _latin(words)
-    han = len(_HAN.findall(part))
+    han = _han(part)
     others = len(_KANA_OR_HANGUL.findall(part))
     foreign = len(_OTHER_LETTER.findall(part))
     if others > 0.1 * (han + others):
@@ -39,10 +39,14 @@ def language(text: str) -> str:
     return "other" if foreign > 0.5 * len(words) else _latin(words)
 
 
+def _han(text: str) -> int:
+    return sum(map(len, _HAN_RUN.findall(text)))
+
+
 def _latin(words: list[str]) -> str:
     if len(words) < 5:
         return "other"
-    common = sum(word.lower() in _COMMON for word in words)
+    common = sum(map(_COMMON.__contains__, " ".join(words).lower().split(" ")))
     return "en" if common >= 0.08 * len(words) else "other"
 
 
@@ -51,5 +55,5 @@ def token_estimate(text: str) -> int:
     characters, three quarters of the Chinese ones."""
     if text.isascii():
         return -(-len(text) // 4)
-    han = len(_HAN.findall(text))
+    han = _han(text)
     return -(-(len(text) - han) // 4) + -(-3 * han // 4)

@@ -28,7 +28,7 @@ _EAST_ASIAN = (  # written without spaces: each character is a token
     (0x20000, 0x3FFFF),
 )
 _RANGES = "".join(f"{chr(low)}-{chr(high)}" for low, high in _EAST_ASIAN)
-_EAST_ASIAN_CHARACTER = re.compile(f"[{_RANGES}]")
+_EAST_ASIAN_RUN = re.compile(f"([{_RANGES}]+)")
 # Not seen on a page, yet within its words: soft hyphens, joiners, MathML's invisible operators.
 _INVISIBLE = re.compile("[\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
 # LaTeX for the look of a formula only; it differs from page to page where the formula does not.
@@ -105,7 +105,9 @@ def for_classifier(text: str) -> str:
     """The text as fastText reads it: one line in lower case, Chinese characters as single words."""
     text = text.encode("utf-8", "ignore").decode()  # half of a surrogate pair is no UTF-8
     if not text.isascii():
-        text = _EAST_ASIAN_CHARACTER.sub(r" \g<0> ", unicodedata.normalize("NFKC", text))
+        parts = _EAST_ASIAN_RUN.split(unicodedata.normalize("NFKC", text))
+        parts[1::2] = [f" {' '.join(run)} " for run in parts[1::2]]
+        text = "".join(parts)
     return " ".join(text.lower().split())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 # A crawl of Common Crawl has about 2.7 billion pages in 90,000 WARC files; DeepSeekMath 2.1 mined
@@ -30,15 +30,12 @@ class Cost:
     written: int
 
 
-def measured(counted: Iterable[Mapping[str, Any]]) -> Stage | None:
-    """What `run_shards` counted, of the shards that were done in this run (only these have
-    seconds); None if there are none with pages."""
-    timed = [counts for counts in counted if "seconds" in counts]
-    pages, seconds, read, written = (
-        sum(counts.get(name, 0) for counts in timed)
-        for name in ("pages", "seconds", "bytes_stored", "bytes_written")
-    )
-    return Stage(pages, seconds, read, written) if pages else None
+def measured(counts: Mapping[str, Any]) -> Stage | None:
+    """Of what shards counted in sum (`Run.do`); None where it is of no pages."""
+    if not counts.get("pages") or not counts.get("seconds"):
+        return None
+    read, written = counts.get("bytes_stored", 0), counts.get("bytes_written", 0)
+    return Stage(counts["pages"], counts["seconds"], read, written)
 
 
 def projected(stages: Mapping[str, Stage | None], pages: int, taken: float) -> dict[str, Cost]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dsmath_jax.mining import page_rows, urls
+from dsmath_jax.mining import page_rows, storage, urls
 from dsmath_jax.mining.archives import read_pages
 from dsmath_jax.mining.classifier import Scorer
 from dsmath_jax.mining.encoding import decode
@@ -39,11 +39,12 @@ def score(
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     skipped: Counter[str] = Counter()
-    bytes_read = 0
+    bytes_read = bytes_stored = 0
     for path in shard.inputs:
         source = input_number(shard)
+        bytes_stored += storage.size(path, rate=limits.rate)
         counts = Counts()
-        for page in read_pages(path, limits, counts):
+        for page in progress.each(read_pages(path, limits, counts)):
             where = f"{page.offset}"
             problem = page.reason if isinstance(page, Rejected) else ""
             if isinstance(page, Page):
@@ -69,6 +70,7 @@ def score(
     return {
         "pages": len(rows),
         "bytes": bytes_read,
+        "bytes_stored": bytes_stored,
         "rejected": dict(sorted(reasons.items())),
         "skipped": dict(sorted(skipped.items())),
     }

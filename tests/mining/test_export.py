@@ -20,6 +20,7 @@ from dsmath_jax.mining import export as exports
 from dsmath_jax.mining import page_rows, urls
 from dsmath_jax.mining.clean import DOCUMENTS
 from dsmath_jax.mining.export import export
+from dsmath_jax.mining.shards import SECONDS
 from tests.conftest import REPO
 
 FIELDS = ("url", "domain", "text", "language", "score", "source", "iteration")
@@ -75,8 +76,7 @@ def read(folder: pathlib.Path, split: str) -> list[dict]:
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    """All but the markers, which have the seconds that it took."""
-    files = (p for p in folder.rglob("*") if p.is_file() and p.name != "done.json")
+    files = (p for p in folder.rglob("*") if p.is_file() and p.suffix != SECONDS)
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
