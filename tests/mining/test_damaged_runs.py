@@ -45,8 +45,8 @@ def run_score(folder, paths, model, stage=score.score, engine=ENGINE):
     settings = {
         "classifier": str(model),
         "classifier_hash": file_hash(model),
-        "sources": {path: n for n, path in enumerate(paths)},
         "max_page_bytes": 8 << 20,
+        "rate": None,
     }
     shards = list(input_shards(paths, lambda path: file_hash(pathlib.Path(path))))
     counts = run_shards(stage, 1, shards, folder, settings, engine, say=str)
@@ -103,8 +103,8 @@ def test_pages_made_to_hang_are_read_or_counted(tmp_path, model):
 
     (rows,) = (tmp_path / "out").glob("*/rows.parquet")
     np.save(tmp_path / "chosen.npy", np.ones(counts["pages"], bool))
-    shard = Shard("bombs", (str(rows), str(tmp_path / "chosen.npy")), "")
-    settings = {"inputs": {0: str(path)}, "max_page_bytes": 8 << 20}
+    shard = Shard("0-bombs", (str(rows), str(tmp_path / "chosen.npy"), str(path)), "")
+    settings = {"max_page_bytes": 8 << 20, "rate": None}
     (found,) = run_shards(
         clean.extraction, 1, [shard], tmp_path / "text", settings, ENGINE, say=str
     )
