@@ -13,9 +13,9 @@ billion tokens, of which the fourth found 98% taken by the third.
 
 As in the paper: fastText of dimension 256, learning rate 0.1, word n-grams up to 3, minimum count
 3, 3 epochs, 500,000 positives and negatives each; domains of which more than 10% was collected; the
-top 40 billion tokens in the first iteration. Not stated there and chosen here: budgets by language,
-2 million buckets, softmax, Chinese split into characters, near-duplicates removed after the ranking
-and not before (fifty times fewer pages; docs/mining.md).
+top 40 billion tokens in the first iteration, 120 billion in the last. Not stated there and chosen
+here: budgets by language, 2 million buckets, softmax, Chinese split into characters,
+near-duplicates removed after the ranking and not before (fifty times fewer pages; docs/mining.md).
 """
 
 from dsmath_jax.mining.defaults import get_defaults, with_argument
@@ -28,7 +28,7 @@ def get_config(arg=""):
     c.benchmarks = ("data/benchmarks",)
     c.sampled_inputs = 200  # archives of about 30,000 pages, a tenth of which are drawn from
     c.sampled_share = 0.1
-    c.budgets = {"en": 30_000_000_000, "zh": 10_000_000_000}
+    c.budgets = {"en": (30 * 10**9, 90 * 10**9), "zh": (10 * 10**9, 30 * 10**9)}
     c.parts = 256
     c.domain_pages = 100
     c.group_pages = 50

@@ -20,9 +20,8 @@ def get_config(arg=""):
     c.generated.pages = 3000
     c.classifier.dim = 16
     c.classifier.buckets = 20_000
-    c.classifier.epochs = 20
-    c.classifier.learning_rate = 0.5
+    c.classifier.epochs = 8
     c.classifier.min_count = 1
-    c.budgets = {"en": 400_000, "zh": 200_000}
+    c.budgets = {"en": (280_000, 410_000), "zh": (60_000, 120_000)}
     c.iterations = 3
     return with_argument(c, arg)

@@ -54,7 +54,7 @@ class Row:
         return self.pages - self.collected
 
 
-def make_row(group: Group, iteration: int, texts: Sequence[str], threshold: float = 0.5) -> Row:
+def make_row(group: Group, iteration: int, texts: Sequence[str], threshold: float) -> Row:
     """A group's row; it is suggested where at least `threshold` of it was collected.
 
     Args:

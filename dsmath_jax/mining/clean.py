@@ -66,7 +66,7 @@ def extraction(
     documents, rejected = [], []
     places = [(row["offset"], row["length"]) for row in found.values()]
     bytes_stored = sum(length for _, length in places if length > 0)
-    for page in read_pages_at(path, places, limits):
+    for page in progress.each(read_pages_at(path, places, limits)):
         row = found[page.offset]
         if progress(f"{path}@{page.offset}"):
             result: Extracted | str = "crashed or hung"
@@ -139,7 +139,7 @@ def similar(
     shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     """Those whose similarity is verified, of one part of the pairs."""
-    shards, found_pairs = settings["shards"], shard.inputs
+    shards, found_pairs = settings["signatures"], shard.inputs
     found = duplicate_clusters.write_similar(
         shards, found_pairs, int(shard.name), settings["parts"], folder / "similar.npy"
     )

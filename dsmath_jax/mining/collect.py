@@ -104,6 +104,8 @@ def collect(
         edge = boundary_bin(total, budgets[name])
         rows = np.concatenate([_in_bin(rows, name, edge) for rows in ranked])
         cuts[name] = cut(total, budgets[name], rows["score"], rows["url_hash"], rows["tokens"])
+        if cuts[name][0] < min_score:
+            cuts[name] = min_score, 2**64 - 1
 
     # ---- What is taken, by files ----------------------------------------------------------------
     chosen = RowParts(scratch / "chosen", parts, ROW)

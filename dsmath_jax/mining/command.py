@@ -5,20 +5,25 @@ from __future__ import annotations
 import errno
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from dsmath_jax import command_line
 from dsmath_jax.data.errors import InputError
-from dsmath_jax.mining import loop, report
-from dsmath_jax.mining.export import export
-from dsmath_jax.mining.generated_web import write_web
-from dsmath_jax.mining.iteration import corpus_files
-from dsmath_jax.mining.run import Run, open_benchmarks, open_run, write_json
-from dsmath_jax.mining.shards import file_hash
 
-EXPORT = "export"
+try:
+    from dsmath_jax.mining import corpora, loop, report
+    from dsmath_jax.mining.export import export
+    from dsmath_jax.mining.generated_web import write_web
+    from dsmath_jax.mining.iteration import corpus_files
+    from dsmath_jax.mining.run import Run, open_benchmarks, open_run, open_workdir, write_json
+    from dsmath_jax.mining.shards import file_hash
+except ModuleNotFoundError as e:
+    command_line.end(2, f"mining needs {e.name}: pip install 'dsmath-jax[mining]'")
+
+EXPORTS = ("export", "corpora")  # stages besides those of the loop
 
 
 def main(description: str) -> None:
@@ -33,16 +38,25 @@ def _run(config: ConfigDict) -> None:
             config[name] = given
     workdir = pathlib.Path(values.workdir or f"runs/{command_line.config_name()}")
     names = [name.strip() for name in values.stage.split(",") if name.strip()]
-    known = (*loop.STAGES, EXPORT)
+    known = (*loop.STAGES, *EXPORTS)
     for name in names:
         if name not in known:
             raise InputError(
                 f"--stage={name}: there is no such stage; there are {', '.join(known)}"
             )
-    if values.iteration < 1:
+    if values.iteration < 0:
         raise InputError(f"--iteration={values.iteration}: iterations are counted from 1")
+    mine(config, workdir, names, values.iteration)
+
+
+def mine(config: ConfigDict, workdir: pathlib.Path, names: list[str], number: int) -> None:
+    """The whole loop, or these stages of an iteration (0: the last that there is).
+
+    Raises:
+      InputError: something in the configuration, the inputs or on the disk is wrong.
+    """
     try:
-        _mine(config, workdir, names, values.iteration)
+        _mine(config, workdir, names, number)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
@@ -56,16 +70,19 @@ def _run(config: ConfigDict) -> None:
 
 def _mine(config: ConfigDict, workdir: pathlib.Path, names: list[str], number: int) -> None:
     _check(config)
+    open_workdir(workdir)
     if config.generated.pages:
         _generate(config, workdir)
     run = open_run(config, workdir, say)
     write_json(workdir / "config.json", config.to_dict())
-    if not names or "decontaminate" in names:
+    if not names or {"decontaminate", "corpora"} & set(names):
         open_benchmarks(run)
     if names:
-        loop.run_stages(run, [name for name in names if name != EXPORT], number)
-        if EXPORT in names:
-            _export(run, number)
+        number = number or max([1, *report.iterations(run)])
+        loop.run_stages(run, [name for name in names if name not in EXPORTS], number)
+        mined = _export(run, number) if set(EXPORTS) & set(names) else {}
+        if "corpora" in names:
+            corpora.write_others(run, number, mined)
         return
     number, ended = loop.mine(run)
     _export(run, number)
@@ -88,8 +105,9 @@ def _check(config: ConfigDict) -> None:
     for name in ("positives", "negatives", "iterations", "parts", "group_depth"):
         if config[name] < 1:
             raise InputError(f"config.{name}={config[name]}: it must be at least 1")
-    if not any(config.budgets.values()):
-        raise InputError("config.budgets: give a language some tokens, as in {'en': 1000000}")
+    for name, tokens in config.budgets.items():
+        if not tokens or min(tokens) < 1:
+            raise InputError(f"config.budgets.{name}={tokens}: give tokens, as in (1000000,)")
 
 
 def _generate(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -108,7 +126,7 @@ def _generate(config: ConfigDict, workdir: pathlib.Path) -> None:
     config.benchmarks = (str(folder / "benchmarks"),)
 
 
-def _export(run: Run, number: int) -> None:
+def _export(run: Run, number: int) -> dict[str, Any]:
     files = corpus_files(run, number)
     share = run.config.heldout_share
-    export(files, run.workdir, iteration=number, heldout_share=share, say=run.say)
+    return export(files, run.workdir, iteration=number, heldout_share=share, say=run.say)

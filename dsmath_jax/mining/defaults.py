@@ -43,8 +43,9 @@ def get_defaults() -> ConfigDict:
     c.classifier.seed = 0
 
     # ---- What is taken ----
-    c.budgets = ConfigDict({"en": 1_000_000, "zh": 1_000_000})  # tokens of each language
-    c.min_score = 0.5
+    # Tokens of each language in the first iteration, the second, ...; the last holds for more.
+    c.budgets = ConfigDict({"en": (1_000_000,), "zh": (1_000_000,)})
+    c.min_score = 0.0  # of a page that may be taken (the paper: by rank alone)
     c.parts = 1  # of the search for near-duplicates: more need less memory each
     c.heldout_share = 0.02  # of the corpus' domains, which are its split "heldout"
 
@@ -54,6 +55,7 @@ def get_defaults() -> ConfigDict:
     c.annotate = "csv"  # a person decides in annotate_iterN.csv; "auto": suggestions are taken
     c.domain_share = 0.1  # more of a domain must have been collected to ask about its groups
     c.domain_pages = 10  # and it must have so many pages
+    c.suggested_share = 0.25  # of a group that was collected, from which "yes" is suggested
     c.group_depth = 3  # folders of a path that tell groups apart
     c.group_pages = 5  # fewest of a group that is asked about
 
@@ -84,9 +86,9 @@ def _shrink(c: ConfigDict) -> ConfigDict:
     c.engine, c.address = "local", ""
     c.annotate = "auto"
     c.sampled_inputs, c.sampled_share = 0, 1.0
-    c.classifier.dim, c.classifier.buckets, c.classifier.epochs = 16, 20_000, 20
-    c.classifier.learning_rate, c.classifier.min_count = 0.5, 1
-    c.budgets = ConfigDict({"en": 100_000, "zh": 50_000})
+    c.classifier.dim, c.classifier.buckets, c.classifier.epochs = 16, 20_000, 5
+    c.classifier.learning_rate, c.classifier.min_count = 0.1, 1
+    c.budgets = ConfigDict({"en": (56_000, 82_000), "zh": (12_000, 24_000)})
     c.iterations = 2
     c.domain_pages = c.group_pages = 3
     return c

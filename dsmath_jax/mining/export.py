@@ -49,7 +49,7 @@ RECORDS = pa.schema(
 COLUMNS = ("url", "host", "text", "language", "score", "tokens", "source")  # of clean.DOCUMENTS
 TFDS, PARQUET = "corpus", "corpus_parquet"
 TRAIN, HELDOUT = "train", "heldout"
-HOSTS_SEED = 1  # of the draw of hosts that are held out
+HOSTS_SEED = 3  # of the draw of hosts that are held out
 MOST_HELDOUT = 0.5  # of the pages may be of held-out hosts
 VERSION = 1
 BATCH = 1024  # records in memory
@@ -89,7 +89,8 @@ def export(
             "config.budgets"
         )
     workdir.mkdir(parents=True, exist_ok=True)
-    settings = {"iteration": iteration, "heldout_share": share, "rows": [BATCH, GROUP, FILE]}
+    settings: dict[str, Any] = {"iteration": iteration, "rows": [BATCH, GROUP, FILE]}
+    settings |= {"heldout_share": share, "hosts_seed": HOSTS_SEED}
     key = hashlib.sha256(" ".join(map(_content, files)).encode()).hexdigest()
     inputs = tuple(map(str, files))
     stages: dict[str, Stage] = {PARQUET: write_parquet, TFDS: write_tfds}
@@ -130,14 +131,13 @@ def _once(
     counts = read_marker(folder / shard.name, key)
     if counts is not None:
         say(f"{folder / shard.name}: is written already")
-        return counts
-    for left in folder.glob(f".{shard.name}.*"):  # of processes that were killed
-        shutil.rmtree(left, ignore_errors=True)
-    progress = _Pages(str(folder / shard.name), pages, say)
-    counts = do_shard((stage, shard, folder, settings, key), progress)
-    del counts["seconds"]
-    progress.end()
-    return counts
+    else:
+        for left in folder.glob(f".{shard.name}.*"):  # of processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
+        progress = _Pages(str(folder / shard.name), pages, say)
+        counts = do_shard((stage, shard, folder, settings, key), progress)
+        progress.end()
+    return {name: value for name, value in counts.items() if name != "seconds"}
 
 
 class _Pages(Progress):

@@ -210,7 +210,10 @@ def annotate(run: Run, number: int) -> bool:
         for group in domains.to_ask(groups, c.group_depth, c.group_pages)
         if group.count.pages >= c.group_pages and group.count.gain
     ]
-    rows = [annotation.make_row(group, number, _sample_texts(run, group)) for group in asked]
+    rows = [
+        annotation.make_row(group, number, _sample_texts(run, group), c.suggested_share)
+        for group in asked
+    ]
     path = run.csv(number)
     if path.exists():
         rows = annotation.kept_decisions(rows, annotation.read(path, number))

@@ -38,6 +38,8 @@ from dsmath_jax.mining.workers import Progress
 def train(run: Run, number: int) -> None:
     """Trains the classifier of an iteration, and measures it on hosts that it never saw.
 
+    Negatives are random pages that neither are in the seed nor were taken by the iteration before:
+    the paper does not say so, but pages that were found to be mathematical are no negatives.
     With `config.classifier.path` the first iteration's is given, and nothing is trained for it.
     """
     c = run.config
@@ -51,7 +53,9 @@ def train(run: Run, number: int) -> None:
         seed = training_set.read_seed(c.seed)
         page_rows.write(seed, training_set.TEXTS, folder / "seed.parquet")
     positives = list(training_set.read_texts([needed(folder / "seed.parquet", "grow", number - 1)]))
-    known = [row["url_hash"] for row in positives]
+    known = {row["url_hash"] for row in positives}
+    if number > 1:
+        known |= set(run.taken(number - 1).tolist())
     sets = {
         "positives": training_set.draw(positives, c.positives, number),
         "negatives": training_set.draw(_random_pages(run), c.negatives, number, known),
@@ -162,7 +166,7 @@ def _check_rejected(run: Run, found: dict[str, Any]) -> None:
 def collect(run: Run, number: int) -> None:
     """Takes the best pages up to the budgets; without a classifier all of them."""
     c = run.config
-    budgets = c.budgets.to_dict()
+    budgets = {name: of[min(number, len(of)) - 1] for name, of in c.budgets.items()}
     if not c.classify:
         budgets = dict.fromkeys(ranking.LANGUAGES, 2**62)
     scratch = run.folder(number) / "ranking"
@@ -233,8 +237,9 @@ def deduplicate(run: Run, number: int) -> None:
     names = [folder / "pairs" / part.name for part in parts]
     pairs, keys = [str(n / "pairs.npy") for n in names], " ".join(output_key(n) for n in names)
     parts = [Shard(part.name, tuple(pairs), keys) for part in parts]
-    settings |= {"shards": paths}
-    run.do(clean.similar, clean.SIMILAR_VERSION, parts, folder / "similar", settings)
+    run.do(
+        clean.similar, clean.SIMILAR_VERSION, parts, folder / "similar", settings, signatures=paths
+    )
     similar = [str(folder / "similar" / part.name / "similar.npy") for part in parts]
     found = duplicate_clusters.find_duplicates(paths, similar)
     partial = folder / "duplicates.partial.npz"

@@ -30,12 +30,7 @@ def write_report(run: Run, ended: str = "") -> pathlib.Path:
     Args:
       ended: why there are no more.
     """
-    numbers = sorted(
-        int(found.group(1))
-        for path in run.workdir.glob("iter*")
-        if (found := re.fullmatch(r"iter(\d+)", path.name)) and (path / "report").is_dir()
-    )
-    iterations = {number: run.notes(number) for number in numbers}
+    found = {number: run.notes(number) for number in iterations(run)}
     self_test = run.workdir / "self_test.json"
     tested = json.loads(self_test.read_text()) if run.index and self_test.exists() else {}
     write_json(
@@ -43,17 +38,17 @@ def write_report(run: Run, ended: str = "") -> pathlib.Path:
         {
             "ended": ended,
             "self_test": tested,
-            "iterations": [{"iteration": n} | notes for n, notes in iterations.items()],
+            "iterations": [{"iteration": n} | notes for n, notes in found.items()],
         },
     )
     parts = [
         f"<!doctype html><meta charset=utf-8><meta name=referrer content=no-referrer>"
         f"<title>{_text(run.workdir.name)}</title><style>{STYLE}</style>",
         f"<h1>Mining: {_text(run.workdir.name)}</h1>",
-        _overview(iterations),
+        _overview(found),
         f"<p>Ended: {_text(ended)}</p>" if ended else "",
     ]
-    if any(notes.get("annotate", {}).get("mode") == "auto" for notes in iterations.values()):
+    if any(notes.get("annotate", {}).get("mode") == "auto" for notes in found.values()):
         parts.append(
             "<p class=note>No person annotated: where nobody decided, suggestions were taken "
             "(annotate=auto).</p>"
@@ -64,13 +59,21 @@ def write_report(run: Run, ended: str = "") -> pathlib.Path:
             f"inside a page; of {tested['clean_pages']:,} pages made of their words in random "
             f"order it would remove {tested['removed']:,} ({tested['false_removals']:.1%}).</p>"
         )
-    for number, notes in reversed(iterations.items()):
+    for number, notes in reversed(found.items()):
         parts += [f"<h2>Iteration {number}</h2>", *_iteration(run, notes)]
     path = run.workdir / "report.html"
     partial = path.with_suffix(".partial")
     partial.write_text("\n".join(parts), encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def iterations(run: Run) -> list[int]:
+    """Numbers of those of which a stage has been run."""
+    folders = [
+        re.fullmatch(r"iter(\d+)", path.parent.name) for path in run.workdir.glob("iter*/report")
+    ]
+    return sorted(int(found.group(1)) for found in folders if found)
 
 
 def _overview(iterations: Mapping[int, Notes]) -> str:

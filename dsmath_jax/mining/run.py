@@ -133,11 +133,11 @@ class Run:
         return self.workdir / f"annotate_iter{number}.csv"
 
 
-def open_run(config: ConfigDict, workdir: pathlib.Path, say: Say = print) -> Run:
-    """Finds what a run reads.
+def open_workdir(workdir: pathlib.Path) -> None:
+    """Makes the directory.
 
     Raises:
-      InputError: an input is missing, or the directory cannot be written to.
+      InputError: it cannot be written to.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -145,6 +145,14 @@ def open_run(config: ConfigDict, workdir: pathlib.Path, say: Say = print) -> Run
         (workdir / ".writable").unlink()
     except OSError as e:
         raise InputError(f"--workdir={workdir} cannot be written to: {e.strerror}") from None
+
+
+def open_run(config: ConfigDict, workdir: pathlib.Path, say: Say = print) -> Run:
+    """Finds what a run reads.
+
+    Raises:
+      InputError: an input is missing or wrong.
+    """
     rate = None
     if config.requests_per_second:
         rate = RateLimit(

@@ -44,7 +44,7 @@ def score(
         source = input_number(shard)
         bytes_stored += storage.size(path, rate=limits.rate)
         counts = Counts()
-        for page in read_pages(path, limits, counts):
+        for page in progress.each(read_pages(path, limits, counts)):
             where = f"{page.offset}"
             problem = page.reason if isinstance(page, Rejected) else ""
             if isinstance(page, Page):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import Any
 from dsmath_jax.mining.workers import Progress, Workers
 
 MARKER = "done.json"
+SECONDS = ".seconds"  # a file beside each shard: what it took
 
 # (shard, folder to write to, settings, progress) -> what is counted. `progress(item)` is called
 # before each page with what names it, and says whether the page is to be left out, because a
@@ -46,9 +48,9 @@ class Shard:
 class Engine:
     """Who runs the shards.
 
-    workers: local processes, or with Ray shards at a time (0: as many as its CPUs).
+    workers: processes, or with Ray shards at a time (0: as many as there are CPUs).
     ray: address of a cluster ("local" starts one), "" for local processes.
-    stuck_seconds: without a page's progress until a process is killed.
+    stuck_seconds: at one page until a process is killed, and begins again without the page.
     memory_gb: that a process may take before it is killed (0: no limit).
     """
 
@@ -86,12 +88,13 @@ def run_shards(
     keys = {s.name: shard_key(stage, version, settings, s) for s in shards}
     done = {s.name: read_marker(folder / s.name, keys[s.name]) for s in shards}
     missing = [s for s in shards if done[s.name] is None]
-    _remove_others(folder, {s.name for s in shards})
+    _remove_others(folder, {s.name for s in shards if done[s.name] is not None})
     report = Report(stage.__name__, len(shards), len(missing), say)
     given = settings | (without_key or {})
     jobs = [(stage, s, folder, given, keys[s.name]) for s in missing]
     for shard, counts in zip(missing, _run(jobs, engine, report), strict=True):
         done[shard.name] = counts
+    _remove_others(folder, set(done))
     report.end()
     return [found for s in shards if (found := done[s.name]) is not None]
 
@@ -101,16 +104,19 @@ def _run(jobs: list[tuple], engine: Engine, report: Report) -> list[dict[str, An
         from dsmath_jax.mining.ray_engine import run_on_ray
 
         return run_on_ray(jobs, engine, report.ended)
-    return Workers(engine.workers, engine.stuck_seconds, engine.memory_gb).run(
-        do_shard, jobs, report.ended
-    )
+    count = engine.workers or os.cpu_count() or 1
+    workers = Workers(min(count, len(jobs)), engine.stuck_seconds, engine.memory_gb)
+    return workers.run(do_shard, jobs, report.ended)
 
 
 def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
     """One shard: its folder, with the marker, and what was counted."""
     stage, shard, folder, settings, key = job
-    partial = folder / f".{shard.name}.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    target = folder / shard.name
+    if (found := read_marker(target, key)) is not None:  # its process died before it could say so
+        return found
+    # Ray may have one shard done twice at once, and processes of two nodes may have one number.
+    partial = folder / f".{shard.name}.{secrets.token_hex(8)}"
     partial.mkdir()
     start = time.perf_counter()
     counts = stage(shard, partial, settings, progress)
@@ -123,23 +129,22 @@ def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
         "counts": counts,
         "files": files,
         "left_out": sorted(progress.left_out),
-        "seconds": round(time.perf_counter() - start, 3),
     }
     (partial / MARKER).write_text(json.dumps(marker, sort_keys=True) + "\n")
     _sync(partial / MARKER)
-    target = folder / shard.name
-    if target.exists():  # of another key
-        old = folder / f".{shard.name}.old.{os.getpid()}"
-        target.rename(old)
-        shutil.rmtree(old, ignore_errors=True)
     try:
         partial.rename(target)
-    except OSError:  # another process has done it meanwhile, with the same bytes
-        if read_marker(target, key) is None:
-            raise
-        shutil.rmtree(partial, ignore_errors=True)
+    except OSError:
+        if read_marker(target, key) is None:  # from a process of a run that was killed
+            shutil.rmtree(target)
+            partial.rename(target)
+        else:  # another process has done it, with the same bytes
+            shutil.rmtree(partial, ignore_errors=True)
     _sync(folder)
-    return _counted(marker)
+    # Apart from the marker, so that all outputs are the same bytes at each run.
+    seconds = {"key": key, "seconds": round(time.perf_counter() - start, 3)}
+    (folder / f"{shard.name}{SECONDS}").write_text(json.dumps(seconds))
+    return _counted(target, marker)
 
 
 def shard_key(stage: Stage, version: int, settings: dict[str, Any], shard: Shard) -> str:
@@ -159,12 +164,23 @@ def read_marker(folder: pathlib.Path, key: str | None = None) -> dict[str, Any] 
         return None
     if any(sizes[name] != size for name, (size, _) in marker["files"].items()):
         return None
-    return _counted(marker)
+    return _counted(folder, marker)
 
 
-def _counted(marker: dict[str, Any]) -> dict[str, Any]:
+def _counted(folder: pathlib.Path, marker: dict[str, Any]) -> dict[str, Any]:
+    """What a shard counted, bytes of its files, and the seconds that it took."""
     written = sum(size for size, _ in marker["files"].values())
-    return marker["counts"] | {"seconds": marker["seconds"], "bytes_written": written}
+    seconds = _seconds(folder, marker["key"])
+    return marker["counts"] | {"bytes_written": written, "seconds": seconds}
+
+
+def _seconds(folder: pathlib.Path, key: str) -> float:
+    """That a shard took when it was done; 0 where a kill came before they were written."""
+    try:
+        kept = json.loads(folder.with_name(folder.name + SECONDS).read_text())
+    except (OSError, ValueError):
+        return 0.0
+    return kept["seconds"] if kept["key"] == key else 0.0
 
 
 def output_key(folder: pathlib.Path) -> str:
@@ -187,10 +203,12 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def _remove_others(folder: pathlib.Path, names: set[str]) -> None:
-    """Leftovers of killed processes, and shards that there are no more."""
+    """Leftovers of killed processes, and shards that are of another key or there are no more."""
     for path in folder.iterdir():
         if path.is_dir() and path.name not in names:
             shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix == SECONDS and path.stem not in names:
+            path.unlink(missing_ok=True)
 
 
 class Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,7 @@ def sample(
     most = int(settings["share"] * (2**64 - 1))
     rows = {}
     for path in shard.inputs:
-        for page in read_pages(path, limits):
+        for page in progress.each(read_pages(path, limits)):
             if isinstance(page, Page) and not progress(f"{path}@{page.offset}"):
                 number = urls.url_hash(page.url)
                 if int(mix(np.array([number], np.uint64))[0]) > most:
@@ -107,7 +107,7 @@ def added(
     places = [(row["offset"], row["length"]) for row in table.to_pylist()]
     limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     rows = {}
-    for page in read_pages_at(path, places, limits):
+    for page in progress.each(read_pages_at(path, places, limits)):
         if isinstance(page, Page) and not progress(f"{path}@{page.offset}"):
             text = text_of(page)
             if text is not None:
@@ -124,7 +124,7 @@ def read_texts(files: Iterable[pathlib.Path]) -> Iterator[dict[str, Any]]:
 
 
 def draw(
-    rows: Iterable[dict[str, Any]], count: int, salt: int, without: Sequence[int] = ()
+    rows: Iterable[dict[str, Any]], count: int, salt: int, without: Collection[int] = ()
 ) -> list[dict[str, Any]]:
     """`count` of the rows, each address once, by a hash of the address and the salt: a draw that
     depends on neither the order nor the files of the rows."""

@@ -70,7 +70,8 @@ def _start(run: Callable[[ConfigDict], None], config: ConfigDict) -> None:
     run(config)
 
 
-def _workdir(config: ConfigDict) -> pathlib.Path:
+def run_directory(config: ConfigDict) -> pathlib.Path:
+    """--workdir, by default of the configuration's name."""
     for name, path in (("workdir", flags.FLAGS.workdir), ("config.data.cache", config.data.cache)):
         if re.match(r"[a-z][a-z0-9+.-]*://", path):
             raise InputError(f"--{name}={path}: it must be a directory; mount what is behind it")
@@ -80,7 +81,7 @@ def _workdir(config: ConfigDict) -> pathlib.Path:
 def _train(config: ConfigDict) -> None:
     from dsmath_jax.stages import host_checks
 
-    workdir = _workdir(config)
+    workdir = run_directory(config)
     if flags.FLAGS.profile:
         config.log.profile = flags.FLAGS.profile
     host_checks.require_same(config.to_dict())
@@ -96,7 +97,7 @@ def _tokenise(config: ConfigDict) -> None:
     open_data = {"pretrain": pretrain.open_data, "sft": sft.open_data}.get(config.stage)
     if open_data is None:
         raise InputError("--tokenise is for pretraining and fine-tuning: RL's questions are few")
-    for rows in open_data(config, _workdir(config))[1].sources:
+    for rows in open_data(config, run_directory(config))[1].sources:
         tokens = f"{rows.total:,} tokens in {len(rows.documents):,} documents"
         print(f"{rows.name}: {tokens}, {rows.per_epoch:,} rows of {config.length} an epoch")
 

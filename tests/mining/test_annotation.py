@@ -15,19 +15,20 @@ from dsmath_jax.mining.annotation import (
     read,
     write,
 )
-from dsmath_jax.mining.domains import Group
+from dsmath_jax.mining.domains import Count, Group, Sample
 
 
 def group(pattern, pages, collected):
-    urls = [f"https://{pattern.strip('/*')}/{n:03d}" for n in range(pages)]
-    return Group(pattern, tuple((u, n < collected, 0.5) for n, u in enumerate(urls)))
+    urls = [f"https://{pattern.strip('/*')}/{n:03d}" for n in range(collected, pages)]
+    samples = tuple(Sample(n, url, 0, 0, 0) for n, url in enumerate(urls[:5]))
+    return Group(1, pattern, "", Count(pages, collected, pages / 2), samples)
 
 
 def rows(iteration=1):
     return [
-        make_row(group("a.org/questions/*", 20, 12), iteration, ["Let  x\nbe", "prove" * 100]),
-        make_row(group("b.org/", 90, 10), iteration, ['=HYPERLINK("x")', "<script>alert(1)"]),
-        make_row(group("c.org/数学/*", 9, 3), iteration, ["设函数"]),
+        make_row(group("a.org/questions/*", 20, 12), iteration, ["Let  x\nbe", "prove" * 100], 0.5),
+        make_row(group("b.org/", 90, 10), iteration, ['=HYPERLINK("x")', "<script>alert(1)"], 0.5),
+        make_row(group("c.org/数学/*", 9, 3), iteration, ["设函数"], 0.5),
     ]
 
 
@@ -92,7 +93,7 @@ def test_missing_files_and_two_minds_are_refused(tmp_path):
 
 def test_nothing_that_the_web_wrote_runs(tmp_path):
     pattern = "=cmd.org/x/*"
-    bad = [*rows(), make_row(group(pattern, 10, 1), 1, [])]
+    bad = [*rows(), make_row(group(pattern, 10, 1), 1, [], 0.5)]
     bad[0] = dataclasses.replace(bad[0], sample_urls=("javascript:alert(1)",))
     path = tmp_path / "annotate_iter1.csv"
     write(bad, path)

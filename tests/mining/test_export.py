@@ -20,6 +20,7 @@ from dsmath_jax.mining import export as exports
 from dsmath_jax.mining import page_rows, urls
 from dsmath_jax.mining.clean import DOCUMENTS
 from dsmath_jax.mining.export import export
+from dsmath_jax.mining.shards import SECONDS
 from tests.conftest import REPO
 
 FIELDS = ("url", "domain", "text", "language", "score", "source", "iteration")
@@ -75,7 +76,7 @@ def read(folder: pathlib.Path, split: str) -> list[dict]:
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    files = (p for p in folder.rglob("*") if p.is_file())
+    files = (p for p in folder.rglob("*") if p.is_file() and p.suffix != SECONDS)
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
@@ -116,6 +117,7 @@ def test_a_rerun_does_nothing_and_a_changed_input_does_it_again(tmp_path):
     export(files, tmp_path / "out", iteration=1, say=said.append)
     assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.parquet")}
     assert all("written already" in line for line in said)
+    assert contents(tmp_path / "out") == before
     export(files, tmp_path / "again", iteration=1, say=lambda line: None)
     assert contents(tmp_path / "again") == before
     export(write_documents(tmp_path / "in", each=21), tmp_path / "out", iteration=1)
