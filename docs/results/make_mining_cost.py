@@ -51,7 +51,7 @@ def configuration(web, pages):
     c.positives = c.negatives = 1000
     c.classifier.dim, c.classifier.buckets, c.classifier.epochs = 16, 20_000, 20
     c.classifier.learning_rate, c.classifier.min_count = 0.5, 1
-    c.budgets = {"en": 130 * pages, "zh": 65 * pages}
+    c.budgets = {"en": (130 * pages,), "zh": (65 * pages,)}
     c.min_score = 0.0  # the budgets alone decide, so that the share taken is the same
     c.annotate, c.workers = "auto", 1
     return c

@@ -133,6 +133,14 @@ def draw(
     for row in rows:
         if row["url_hash"] not in left_out:
             best[row["url_hash"]] = row
-    hashes = np.array(sorted(best), np.uint64)
-    order = np.argsort(mix(hashes ^ np.uint64(salt * 0x9E3779B97F4A7C15 % 2**64)), kind="stable")
-    return [best[int(hashes[i])] for i in sorted(order[:count].tolist())]
+            if len(best) >= 2 * count + 1000:  # the texts of all pages do not fit into memory
+                best = _first(best, count, salt)
+    return list(_first(best, count, salt).values())
+
+
+def _first(rows: dict[int, dict[str, Any]], count: int, salt: int) -> dict[int, dict[str, Any]]:
+    """Those of the first ranks in a random order of their keys, by key."""
+    keys = np.array(sorted(rows), np.uint64)
+    ranks = mix(keys ^ np.uint64(salt * 0x9E3779B97F4A7C15 % 2**64))
+    chosen = np.sort(np.argsort(ranks)[:count])
+    return {key: rows[key] for key in keys[chosen].tolist()}
