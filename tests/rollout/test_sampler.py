@@ -245,7 +245,7 @@ def test_logits_that_are_not_finite_are_reported(value, temperature):
 
 
 def test_many_samples_leave_no_memory_behind():
-    sampler = Sampler(MODEL, max_rows=64)
+    sampler = Sampler(MODEL, max_rows=256)
     options = dict(samples_per_prompt=100, max_new_tokens=12, eos_ids=EOS)
     held = []
     for seed in range(20):  # 10,000 samples
