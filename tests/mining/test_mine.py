@@ -197,6 +197,24 @@ def test_a_corpus_that_there_is_can_be_cleaned(launch, tmp_path):
     assert len(left & {"https://a.org/0", "https://a.org/1"}) == 1
 
 
+def test_the_crawls_configuration_has_the_papers_settings_and_runs_small(launch, tmp_path):
+    path = REPO / "configs" / "mine_common_crawl.py"
+    c = runpy.run_path(str(path))["get_config"]()
+    settings = {"dim": 256, "learning_rate": 0.1, "word_ngrams": 3, "min_count": 3, "epochs": 3}
+    assert settings.items() <= c.classifier.to_dict().items()
+    assert (c.positives, c.negatives, c.domain_share, c.stop_overlap) == (
+        500_000,
+        500_000,
+        0.1,
+        0.98,
+    )
+    assert sum(of[0] for of in c.budgets.values()) == 40 * 10**9
+    assert sum(of[-1] for of in c.budgets.values()) == 120 * 10**9
+    launch("mine.py", f"--config={path}:smoke", f"--workdir={tmp_path}", check=True)
+    assert json.loads((tmp_path / "manifest.json").read_text())["pages"] > 50
+    assert (tmp_path / "iter2" / "taken.npy").exists()
+
+
 GENERATED = "--config.generated.pages=60"
 
 
