@@ -5,10 +5,21 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
-# Most of a test's time is compilation, and the least optimised code compiles in half of it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most of a test's time is compilation: the least optimised code, without the newer emitters of
+# fusions, compiles in a third of it, and what several tests, workers or processes compile comes
+# from one cache. The workers inherit both.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="compiled_")  # removed when this process ends
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import pytest
@@ -20,14 +31,6 @@ def cpu_devices(count: int) -> dict[str, str]:
     """The environment of a process with so many simulated devices."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
     return dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory) -> None:
-    """Programs that several tests compile, also in other processes, are compiled once."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,21 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
+from dsmath_jax import command_line
 from dsmath_jax.benchmarks import results
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.stages import command
 
 # Each is a module beside this one with run(config) -> dict of numbers (nested for groups of them).
-BENCHMARKS = ("train_step", "attention", "data", "generation", "grpo_step", "rollout_precision")
+BENCHMARKS = (
+    "train_step",
+    "attention",
+    "data",
+    "generation",
+    "grpo_step",
+    "rollout_precision",
+    "mining",
+)
 
 
 def main(description: str) -> None:
@@ -23,7 +32,7 @@ def main(description: str) -> None:
 
 
 def _run(config: ConfigDict) -> None:
-    name = command.config_name()
+    name = command_line.config_name()
     numbers = run(config)
     out = pathlib.Path(flags.FLAGS.out or f"runs/bench/{name}.json")
     print(results.table(numbers), flush=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -24,14 +25,9 @@ from dsmath_jax.data.tokenizers import Tokenizer
 from dsmath_jax.data.word_problems import generate
 
 SINGLE = "data"  # name of the source where there is one
-MIXTURE_FIELDS = (
-    "path",
-    "weight",
-    "heldout_path",
-    "text_field",
-    "question_field",
-    "solution_field",
-)
+RECORD_FIELDS = ("text_field", "question_field", "solution_field")
+MIXTURE_FIELDS = ("path", "weight", "heldout_path", *RECORD_FIELDS)
+HELDOUT_FIELDS = ("path", *RECORD_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -45,16 +41,34 @@ class Part:
 
 
 def open_parts(config: ConfigDict, split: str) -> list[Part]:
-    """The sources of a split, "train" or "heldout" (where some or all may have none).
+    """The sources of a split, "train" or "heldout" (where some or all may have none), and after
+    those held out the sets of `config.heldout`.
 
     Args:
       config: `config.data` of a stage.
 
     Raises:
-      InputError: a file is missing, or `config.mixture` has a field too many or too few.
+      InputError: a file is missing, or `config.mixture` or `config.heldout` has a field too many
+        or too few.
     """
     if split == "heldout" and config.num_heldout < 1:
         return []
+    parts = _trained_parts(config, split)
+    return parts if split == "train" else [*parts, *_heldout_sets(config)]
+
+
+def _heldout_sets(config: ConfigDict) -> Iterator[Part]:
+    for name, entry in config.heldout.items():
+        label = f"heldout.{name}"
+        if name == SINGLE or name in config.mixture:
+            raise InputError(f"config.data.{label} has the name of a source: give it another")
+        _check_entry(label, entry, HELDOUT_FIELDS, ("path",))
+        fields = _entry_fields(config, entry)
+        source = open_source(entry.path, fields, name=f"{label}.path", split="heldout")
+        yield Part(name, 1.0, source)
+
+
+def _trained_parts(config: ConfigDict, split: str) -> list[Part]:
     if config.mixture:
         if config.path or config.heldout_path:
             raise InputError(
@@ -74,25 +88,36 @@ def open_parts(config: ConfigDict, split: str) -> list[Part]:
 def _mixture_part(config: ConfigDict, name: str, split: str) -> Part | None:
     entry = config.mixture[name]
     label = f"mixture.{name}"
-    if not isinstance(entry, ConfigDict):
-        raise InputError(
-            f'config.data.{label} is {entry!r}: make it {{"path": ..., "weight": ...}}'
-        )
-    for field in entry:
-        if field not in MIXTURE_FIELDS:
-            nearest = difflib.get_close_matches(field, MIXTURE_FIELDS, n=1, cutoff=0.0)[0]
-            raise InputError(
-                f"config.data.{label}.{field}: there is no such field; did you mean {nearest}?"
-            )
-    for field in ("path", "weight"):
-        if not entry.get(field):
-            raise InputError(f"config.data.{label}.{field} is missing: set it")
+    _check_entry(label, entry, MIXTURE_FIELDS, ("path", "weight"))
     field = "path" if split == "train" else "heldout_path"
     if not entry.get(field):
         return None
-    fields = wanted_fields(ConfigDict(config.to_dict() | entry.to_dict()))
+    fields = _entry_fields(config, entry)
     source = open_source(entry[field], fields, name=f"{label}.{field}", split=split)
     return Part(name, entry.weight, source)
+
+
+def _check_entry(label: str, entry: Any, known: Sequence[str], needed: Sequence[str]) -> None:
+    if not isinstance(entry, ConfigDict):
+        example = ", ".join(f'"{field}": ...' for field in needed)
+        raise InputError(f"config.data.{label} is {entry!r}: make it {{{example}}}")
+    for field in entry:
+        if field not in known:
+            nearest = difflib.get_close_matches(field, known, n=1, cutoff=0.0)[0]
+            raise InputError(
+                f"config.data.{label}.{field}: there is no such field; did you mean {nearest}?"
+            )
+    for field in needed:
+        if not entry.get(field):
+            raise InputError(f"config.data.{label}.{field} is missing: set it")
+
+
+def _entry_fields(config: ConfigDict, entry: ConfigDict) -> dict[str, str]:
+    """As `wanted_fields`, where the entry says so its own."""
+    own = entry.to_dict()
+    if "question_field" in own:
+        own.setdefault("text_field", "")
+    return wanted_fields(ConfigDict(config.to_dict() | own))
 
 
 def wanted_fields(config: ConfigDict) -> dict[str, str]:
@@ -153,8 +178,9 @@ def left_out_file(
     workdir: pathlib.Path, why: str, split: str, name: str, config: ConfigDict
 ) -> pathlib.Path:
     """Where the examples of source `name` that are left out are listed: WHY_SPLIT.jsonl, of a
-    mixture WHY_SPLIT_NAME.jsonl."""
-    return workdir / f"{why}_{split}{f'_{name}' if config.mixture else ''}.jsonl"
+    mixture or a held-out set WHY_SPLIT_NAME.jsonl."""
+    named = config.mixture or name != SINGLE
+    return workdir / f"{why}_{split}{f'_{name}' if named else ''}.jsonl"
 
 
 def load_documents(

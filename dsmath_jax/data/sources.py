@@ -1,4 +1,4 @@
-"""Where examples come from: JSONL files, plain text files and TFDS directories of array_record.
+"""Where examples come from: JSONL, Parquet, plain text files and TFDS directories of array_record.
 
 A source is cut into chunks that can be read one apart from the other, so that several processes
 share the work and no corpus is ever in memory whole.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsmath_jax.data.errors import InputError
+from dsmath_jax.data.parquet_records import read_row_groups, row_groups
 from dsmath_jax.data.tfds_records import choose_split, read_records
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,11 @@ CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of a file: bytes `start` to `end` (JSONL, text), or those records (TFDS)."""
+    """A part of a file: bytes `start` to `end` (JSONL, text), or those records (TFDS) or row groups
+    (Parquet)."""
 
     path: str
-    kind: str  # "jsonl", "text" or "tfds"
+    kind: str  # "jsonl", "text", "parquet" or "tfds"
     start: int
     end: int
     size: int  # bytes, about: for progress
@@ -74,7 +76,8 @@ def open_source(
 
     Args:
       path: a file, a glob, a directory, a TFDS directory (it holds dataset_info.json), or several.
-        `.txt` files are one document each; any other file is JSONL, one object a line.
+        `.txt` files are one document each, `.parquet` is Parquet; any other file is JSONL, one
+        object a line.
       fields: {name: field of the record}; a text file has the one field "text".
       name: the configuration's field, for messages ("mixture.math.path").
       split: of a TFDS directory: "train", or "heldout", which takes the first of its splits
@@ -98,19 +101,21 @@ def _chunks(path: str, fields: dict[str, str], name: str, split: str) -> list[Ch
         if versions:  # NAME/1.0.0
             return _tfds_chunks(os.path.dirname(versions[-1]), name, split)
         found = sorted(
-            p for ending in ("jsonl", "txt") for p in glob.glob(f"{glob.escape(path)}/*.{ending}")
+            p
+            for ending in ("jsonl", "parquet", "txt")
+            for p in glob.glob(f"{glob.escape(path)}/*.{ending}")
         )
         if not found:
             raise InputError(
-                f"{path} holds no .jsonl, no .txt and no dataset_info.json: set "
+                f"{path} holds no .jsonl, no .parquet, no .txt and no dataset_info.json: set "
                 f"config.data.{name} to a directory that does"
             )
     else:
         found = [path] if os.path.isfile(path) else sorted(glob.glob(path))
         if not found:
             raise InputError(
-                f"{path} does not exist: set config.data.{name} to a JSONL file, a text file, or a "
-                "glob or directory of them, or a TFDS directory"
+                f"{path} does not exist: set config.data.{name} to a JSONL, Parquet or text file, "
+                "or a glob or directory of them, or a TFDS directory"
             )
     chunks = []
     for file in found:
@@ -123,10 +128,24 @@ def _chunks(path: str, fields: dict[str, str], name: str, split: str) -> list[Ch
                 )
             chunks.append(Chunk(file, "text", 0, size, size))
             continue
+        if file.endswith(".parquet"):
+            chunks += _parquet_chunks(file, fields, name)
+            continue
         for start in range(0, max(size, 1), CHUNK_BYTES):
             end = min(start + CHUNK_BYTES, size)
             chunks.append(Chunk(file, "jsonl", start, end, end - start))
     return chunks
+
+
+def _parquet_chunks(file: str, fields: dict[str, str], name: str) -> Iterator[Chunk]:
+    """Row groups, as many together as are a chunk's bytes."""
+    sizes = row_groups(file, list(fields.values()), name)
+    start = size = 0
+    for end, more in enumerate(sizes, 1):
+        size += more
+        if size >= CHUNK_BYTES or end == len(sizes):
+            yield Chunk(file, "parquet", start, end, size)
+            start, size = end, 0
 
 
 def _tfds_chunks(directory: str, name: str, split: str) -> list[Chunk]:
@@ -141,8 +160,8 @@ def _tfds_chunks(directory: str, name: str, split: str) -> list[Chunk]:
 
 def read_chunk(chunk: Chunk, fields: Sequence[tuple[str, str]]) -> Piece:
     """The examples of a chunk. A bad record is listed with its reason, in place of an example."""
-    if chunk.kind == "tfds":
-        return _read_tfds(chunk, dict(fields))
+    if chunk.kind in ("tfds", "parquet"):
+        return _read_records(chunk, dict(fields))
     if chunk.kind == "text":
         text = pathlib.Path(chunk.path).read_text(encoding="utf-8", errors="replace")
         return Piece([{"text": text}] if text.strip() else [], [], 1, int(bool(text.strip())))
@@ -165,11 +184,15 @@ def read_chunk(chunk: Chunk, fields: Sequence[tuple[str, str]]) -> Piece:
     return piece
 
 
-def _read_tfds(chunk: Chunk, fields: dict[str, str]) -> Piece:
-    piece = Piece([], [], chunk.end - chunk.start, chunk.end - chunk.start)
+def _read_records(chunk: Chunk, fields: dict[str, str]) -> Piece:
+    piece = Piece([], [], 0, 0)
     names = tuple(fields.values())
-    records = read_records(chunk.path, chunk.split, names, chunk.start, chunk.end)
+    if chunk.kind == "parquet":
+        records = read_row_groups(chunk.path, names, chunk.start, chunk.end)
+    else:
+        records = read_records(chunk.path, chunk.split, names, chunk.start, chunk.end)
     for number, record in enumerate(records, 1):
+        piece.lines = piece.total = number
         try:
             piece.examples.append(_pick(record, fields))
         except (ValueError, KeyError, TypeError) as e:

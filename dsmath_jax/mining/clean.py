@@ -4,7 +4,8 @@ benchmarks' texts."""
 from __future__ import annotations
 
 import pathlib
-from collections import Counter, defaultdict
+import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from dsmath_jax.mining.pages import Limits, Page
 from dsmath_jax.mining.shards import Shard
 from dsmath_jax.mining.workers import Progress
 
+# source: name of the archive.
 DOCUMENTS = pa.schema(
     [
         ("url_hash", pa.uint64()),
@@ -33,6 +35,7 @@ DOCUMENTS = pa.schema(
         ("title", pa.string()),
         ("text", pa.string()),
         ("formulas", pa.int32()),
+        ("source", pa.string()),
     ]
 )
 # cause: "near-duplicate" of the page `of`, or "benchmark", whose item and n-gram are named.
@@ -45,7 +48,8 @@ REMOVED = pa.schema(
         ("similarity", pa.float32()),
     ]
 )
-EXTRACT_VERSION = SIGNATURES_VERSION = PAIRS_VERSION = SIMILAR_VERSION = CLEAN_VERSION = 1
+SIGNATURES_VERSION = PAIRS_VERSION = SIMILAR_VERSION = 1
+EXTRACT_VERSION = CLEAN_VERSION = 2
 
 
 def extraction(
@@ -53,44 +57,43 @@ def extraction(
 ) -> dict[str, Any]:
     """Writes documents.parquet, sorted by url_hash, and rejected.parquet, of the chosen rows.
 
-    Inputs: a file of rows, and which of them are chosen (.npy, [rows] bool).
+    Inputs: a file of rows, which of them are chosen (.npy, [rows] bool), their archive.
     """
-    rows, chosen = shard.inputs
+    rows, chosen, path = shard.inputs
     table = pq.read_table(rows).filter(pa.array(np.load(chosen)))
-    by_source: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
-    for row in table.to_pylist():
-        by_source[row["source"]][row["offset"]] = row
-    limits = Limits(max_page_bytes=settings["max_page_bytes"])
+    found = {row["offset"]: row for row in table.to_pylist()}
+    limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     documents, rejected = [], []
-    for source, found in sorted(by_source.items()):
-        path = settings["inputs"][source]
-        places = [(row["offset"], row["length"]) for row in found.values()]
-        for page in read_pages_at(path, places, limits):
-            row = found[page.offset]
-            if progress(f"{path}@{page.offset}"):
-                result: Extracted | str = "crashed or hung"
-            else:
-                result = _content(page) if isinstance(page, Page) else page.reason
-            if isinstance(result, str):
-                where = {"source": source, "offset": page.offset, "url": row["url"]}
-                rejected.append(where | {"reason": result})
-                continue
-            same = ("url_hash", "url", "host", "language", "score")
-            documents.append(
-                {name: row[name] for name in same}
-                | {
-                    "tokens": token_estimate(result.text),
-                    "title": result.title,
-                    "text": result.text,
-                    "formulas": result.formulas,
-                }
-            )
+    places = [(row["offset"], row["length"]) for row in found.values()]
+    bytes_stored = sum(length for _, length in places if length > 0)
+    for page in progress.each(read_pages_at(path, places, limits)):
+        row = found[page.offset]
+        if progress(f"{path}@{page.offset}"):
+            result: Extracted | str = "crashed or hung"
+        else:
+            result = _content(page) if isinstance(page, Page) else page.reason
+        if isinstance(result, str):
+            where = {"source": row["source"], "offset": page.offset, "url": row["url"]}
+            rejected.append(where | {"reason": result})
+            continue
+        same = ("url_hash", "url", "host", "language", "score")
+        documents.append(
+            {name: row[name] for name in same}
+            | {
+                "tokens": token_estimate(result.text),
+                "title": result.title,
+                "text": result.text,
+                "formulas": result.formulas,
+                "source": pathlib.PurePosixPath(path).name,
+            }
+        )
     documents.sort(key=lambda document: document["url_hash"])
     page_rows.write(documents, DOCUMENTS, folder / "documents.parquet")
     page_rows.write(rejected, page_rows.REJECTED, folder / "rejected.parquet")
     reasons = Counter(row["reason"] for row in rejected)
     return {
         "pages": len(documents),
+        "bytes_stored": bytes_stored,
         "tokens": sum(document["tokens"] for document in documents),
         "formulas": sum(document["formulas"] for document in documents),
         "rejected": dict(sorted(reasons.items())),
@@ -136,7 +139,7 @@ def similar(
     shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     """Those whose similarity is verified, of one part of the pairs."""
-    shards, found_pairs = settings["shards"], shard.inputs
+    shards, found_pairs = settings["signatures"], shard.inputs
     found = duplicate_clusters.write_similar(
         shards, found_pairs, int(shard.name), settings["parts"], folder / "similar.npy"
     )
@@ -150,17 +153,15 @@ def cleaning(
     """Writes clean.parquet, the documents without near-duplicates and without pages that hold a
     benchmark's text, and removed.parquet.
 
-    Inputs: documents; duplicates.npz (page, kept, similarity); the index of benchmarks, or "".
+    Inputs: documents; duplicates.npz (page, kept, similarity) or ""; the index of benchmarks or "";
+    the archive.
     """
-    path, duplicates, benchmarks = shard.inputs
-    with np.load(duplicates) as arrays:
-        near = dict(
-            zip(
-                arrays["page"].tolist(),
-                zip(arrays["kept"].tolist(), arrays["similarity"].tolist(), strict=True),
-                strict=True,
-            )
-        )
+    path, duplicates, benchmarks, archive = shard.inputs
+    near: dict[int, tuple[int, float]] = {}
+    if duplicates:
+        with np.load(duplicates) as arrays:
+            columns = [arrays[name].tolist() for name in ("page", "kept", "similarity")]
+        near = {page: (kept, similar) for page, kept, similar in zip(*columns, strict=True)}
     index = Index.load(benchmarks) if benchmarks else None
     kept, removed = [], []
     for document in pq.read_table(path).to_pylist():
@@ -174,12 +175,25 @@ def cleaning(
             kept.append(document)
     page_rows.write(kept, DOCUMENTS, folder / "clean.parquet")
     page_rows.write(removed, REMOVED, folder / "removed.parquet")
+    languages: dict[str, dict[str, int]] = {}
+    for document in kept:
+        counts = languages.setdefault(document["language"], {"pages": 0, "tokens": 0})
+        counts["pages"] += 1
+        counts["tokens"] += document["tokens"]
     return {
         "pages": len(kept),
         "tokens": sum(document["tokens"] for document in kept),
+        "languages": languages,
+        "sources": {_source(archive): len(kept)},
         "near-duplicates": sum(row["cause"] == "near-duplicate" for row in removed),
         "benchmark": len({row["url"] for row in removed if row["cause"] == "benchmark"}),
     }
+
+
+def _source(archive: str) -> str:
+    """The crawl of an archive of Common Crawl, else the folder's name."""
+    crawl = re.search(r"CC-MAIN-\d{4}-\d+", archive)
+    return crawl.group() if crawl else pathlib.PurePosixPath(archive).parent.name
 
 
 def _removed(

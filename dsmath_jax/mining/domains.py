@@ -1,9 +1,13 @@
 """Domains and URL-path groups: how much of each was collected, and what is worth annotating
-(DeepSeekMath 2.1: domains of which more than 10% was collected are mathematical)."""
+(DeepSeekMath 2.1: domains of which more than 10% was collected are mathematical).
+
+Everything is counted, and the counts of shards add up, so that no list of all pages is needed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -13,6 +17,7 @@ from dsmath_jax.mining import urls
 DEEPEST = 99  # folders of a path
 MIXED = (0.05, 0.95)  # between these shares a group is neither collected nor left
 APART = 0.2  # how far a part's share is from the whole's to be shown for itself
+SAMPLES = 5  # of a group's pages that are not collected
 
 
 class Count(NamedTuple):
@@ -58,25 +63,36 @@ def mathematical(
     return sorted(found, key=lambda n: (-domains[n].gain, n))
 
 
+class Sample(NamedTuple):
+    """A page that is not collected; order: which are shown, those with the least."""
+
+    order: int
+    url: str
+    source: int
+    offset: int
+    length: int
+
+
+class Page(NamedTuple):
+    collected: bool
+    score: float
+    sample: Sample
+
+
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Pages of a domain whose paths begin alike.
 
     pattern: "example.org/a/#/*" is what lies in or below such folders (# for a number),
       "example.org/a/" what lies directly in one.
-    pages: (url, whether collected, score), by URL.
+    depth: how many folders tell it from others. parent: pattern of the group of one folder fewer.
     """
 
+    depth: int
     pattern: str
-    pages: tuple[tuple[str, bool, float], ...]
-
-    @property
-    def count(self) -> Count:
-        return Count(
-            len(self.pages),
-            sum(collected for _, collected, _ in self.pages),
-            sum(score for _, _, score in self.pages),
-        )
+    parent: str
+    count: Count
+    samples: tuple[Sample, ...] = ()
 
 
 def pattern_of(url: str, depth: int) -> str:
@@ -90,38 +106,69 @@ def pattern_of(url: str, depth: int) -> str:
     return "/".join([host, *folders[:depth]]) + below
 
 
-def path_groups(
-    pages: Sequence[tuple[str, bool, float]], max_depth: int = 3, min_pages: int = 5
-) -> list[Group]:
-    """The URL-path groups of a domain, by pattern. A group of which some is collected and some is
-    not is divided by the next folder of its paths, down to `max_depth` folders, where there are
-    parts of `min_pages` of which another share is collected than of the whole.
+def count_groups(pages: Iterable[Page], max_depth: int = 3) -> list[Group]:
+    """The groups of all depths from 1 to `max_depth`, of pages of any domains."""
+    return add_groups(_groups_of(page, max_depth) for page in pages)
+
+
+def _groups_of(page: Page, max_depth: int) -> Iterable[Group]:
+    parent = ""
+    count = Count(1, int(page.collected), page.score)
+    samples = () if page.collected else (page.sample,)
+    for depth in range(1, max_depth + 1):
+        pattern = pattern_of(page.sample.url, depth)
+        if pattern:
+            yield Group(depth, pattern, parent, count, samples)
+        parent = pattern
+
+
+def add_groups(parts: Iterable[Iterable[Group]]) -> list[Group]:
+    """The sums over shards, by depth and pattern in their order."""
+    found: dict[tuple[int, str], list[Group]] = defaultdict(list)
+    for part in parts:
+        for group in part:
+            key = group.depth, group.pattern
+            found[key].append(group)
+            if len(found[key]) > 1000:  # they need not be kept
+                found[key] = [_sum(found[key])]
+    return [_sum(found[key]) for key in sorted(found)]
+
+
+def _sum(groups: Sequence[Group]) -> Group:
+    pages, collected, scores = (
+        sum(column) for column in zip(*(g.count for g in groups), strict=True)
+    )
+    samples = heapq.nsmallest(SAMPLES, {sample for g in groups for sample in g.samples})
+    count = Count(pages, collected, scores)
+    return dataclasses.replace(groups[0], count=count, samples=tuple(samples))
+
+
+def to_ask(groups: Iterable[Group], max_depth: int = 3, min_pages: int = 5) -> list[Group]:
+    """Which groups to ask about, by pattern; each page is in one of them. A group of which some is
+    collected and some is not is divided by the next folder of its paths, down to `max_depth`
+    folders, where there are parts of `min_pages` of which another share is collected than of the
+    whole.
 
     Args:
-      pages: (url, whether collected, score) of each page of the domain.
+      groups: of `count_groups`, of all depths.
     """
-    found = []
-    for group in _by_depth(sorted(pages), 1):
-        found += _divided(group, 1, max_depth, min_pages)
+    parts: dict[tuple[int, str], list[Group]] = defaultdict(list)
+    for group in groups:
+        parts[group.depth - 1, group.parent].append(group)
+
+    def divided(group: Group) -> list[Group]:
+        count = group.count
+        is_mixed = MIXED[0] < count.share < MIXED[1]
+        if group.depth >= max_depth or count.pages < 2 * min_pages or not is_mixed:
+            return [group]
+        inner = parts[group.depth, group.pattern]
+        large = [part for part in inner if part.count.pages >= min_pages]
+        if not any(abs(part.count.share - count.share) > APART for part in large):
+            return [group]
+        return [g for part in inner for g in divided(part)]
+
+    found = [g for group in parts[0, ""] for g in divided(group)]
     return sorted(found, key=lambda group: group.pattern)
-
-
-def _divided(group: Group, depth: int, max_depth: int, min_pages: int) -> list[Group]:
-    count = group.count
-    if depth >= max_depth or count.pages < 2 * min_pages or not MIXED[0] < count.share < MIXED[1]:
-        return [group]
-    parts = _by_depth(group.pages, depth + 1)
-    large = [part for part in parts if part.count.pages >= min_pages]
-    if not any(abs(part.count.share - count.share) > APART for part in large):
-        return [group]
-    return [g for part in parts for g in _divided(part, depth + 1, max_depth, min_pages)]
-
-
-def _by_depth(pages: Sequence[tuple[str, bool, float]], depth: int) -> list[Group]:
-    groups: dict[str, list] = defaultdict(list)
-    for page in pages:
-        groups[pattern_of(page[0], depth)].append(page)
-    return [Group(pattern, tuple(of)) for pattern, of in groups.items()]
 
 
 class Patterns:

@@ -53,7 +53,8 @@ def cut_mathjax(html: str, stash: Stash) -> str:
         inner_end = end
         end += len("</mjx-container>")
         opening = MATHJAX_OPENING.match(html, start)
-        nested = html.find(CONTAINER, start + 1, inner_end) >= 0
+        following = html.find(CONTAINER, start + 1)
+        nested = 0 <= following < inner_end
         if opening and opening.end() <= inner_end and not nested:
             display = DISPLAY.search(opening[0]) is not None
             # The root is the first that has a source.
@@ -69,7 +70,7 @@ def cut_mathjax(html: str, stash: Stash) -> str:
                     parts += html[copied : opening.end()], html[math : math_end + 7]
                     parts.append("</mjx-container>")
                     copied = end
-        start = html.find(CONTAINER, inner_end)
+        start = html.find(CONTAINER, inner_end) if nested else following
     return "".join(parts) + html[copied:]
 
 

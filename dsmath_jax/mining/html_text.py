@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser
 
 from dsmath_jax.mining.formulas import cut_mathjax
@@ -53,13 +54,17 @@ def parse(html: str, max_characters: int = MAX_CHARACTERS) -> LexborHTMLParser:
         )
     if "\0" in html:
         html = html.replace("\0", "")
-    if html.count("<") > FEW_TAGS or len(html) > FEW_CHARACTERS or _has_long_tag(html):
-        html = _flatten(html)
-    try:
-        data = html.encode()
-    except UnicodeEncodeError:  # half a surrogate pair
-        data = html.encode("utf-8", "replace")
+    data = _encoded(html)
+    if len(html) > FEW_CHARACTERS or _may_be_hostile(html, data):
+        data = _encoded(_flatten(html))
     return LexborHTMLParser(data, options=LexborDocumentOptions.WO_EVENTS)
+
+
+def _encoded(html: str) -> bytes:
+    try:
+        return html.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return html.encode("utf-8", "replace")
 
 
 def visible_text(html: str, without: str = "") -> str:
@@ -80,8 +85,20 @@ def visible_text(html: str, without: str = "") -> str:
     return stash.restore(" ".join(text.split()))
 
 
-def _has_long_tag(html: str) -> bool:
-    """Whether there may be a tag with thousands of attributes."""
+def _may_be_hostile(html: str, data: bytes) -> bool:
+    """Whether there are many tags, or there may be one with thousands of attributes.
+
+    Args:
+      data: the page in UTF-8.
+    """
+    array = np.frombuffer(data, np.uint8)
+    if np.count_nonzero(array == ord("<")) > FEW_TAGS:
+        return True
+    # Any window of characters holds one of these, which are of half as many bytes.
+    is_end = array == ord(">")
+    starts = range(0, len(is_end) - WINDOW // 2, WINDOW // 2)
+    if all(np.count_nonzero(is_end[i : i + WINDOW // 2]) > FEW_ENDS for i in starts):
+        return False
     ends = (html.count(">", i, i + WINDOW) for i in range(0, len(html) - WINDOW, WINDOW))
     return any(count <= FEW_ENDS for count in ends)
 

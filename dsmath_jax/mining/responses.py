@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import re
@@ -14,6 +15,7 @@ from fastwarc.stream_io import BrotliReader, GzipReader, ZstdReader
 from dsmath_jax.mining.pages import Limits, Page, Rejected
 from dsmath_jax.mining.warc import Record
 
+FIRST_PART = 4096  # bytes of a response
 MAX_CODINGS = 3  # one on top of the other
 _READERS: dict[str, Callable[[Any], Any]] = {
     "gzip": GzipReader,
@@ -48,9 +50,8 @@ def page_of(record: Record, source: str, limits: Limits) -> Page | Rejected | st
     if record.type == "response":
         if "http" not in record.header(b"content-type").lower():
             return "not HTTP"
-        block = record.data[record.block :]
         try:
-            parsed = _http(block)
+            parsed, body = _http(record.data, record.block)
             status = parsed.http_headers.status_code
         except (OSError, ValueError):
             status = None
@@ -66,7 +67,7 @@ def page_of(record: Record, source: str, limits: Limits) -> Page | Rejected | st
     if not record.whole:
         return reject("too large")
     if record.type == "response":
-        decoded = _decode(parsed, limits.max_page_bytes)
+        decoded = _decode(parsed.http_headers, body, limits.max_page_bytes)
         if decoded is None:
             return reject("damaged body")
         body = decoded
@@ -89,13 +90,25 @@ def page_of(record: Record, source: str, limits: Limits) -> Page | Rejected | st
     return Page(url, body, kind, charset, source, record.offset, record.length, date)
 
 
-def _http(block: bytes) -> Any:
-    """An HTTP response with parsed headers; its body is as it was sent.
+def _http(data: bytes, start: int) -> tuple[Any, bytes]:
+    """An HTTP response with parsed headers, and its body as it was sent.
 
     Raises:
       OSError, ValueError: it has none that can be parsed.
     """
-    # fastwarc aborts the process on some lengths in WARC headers, so it is given one that is right.
+    if len(data) - start > FIRST_PART:
+        # Most headers end there, and the body need not pass through fastwarc.
+        first = data[start : start + FIRST_PART]
+        with contextlib.suppress(OSError, ValueError):
+            record = _parse(first)
+            if rest := record.reader.read():
+                return record, data[start + FIRST_PART - len(rest) :]
+    record = _parse(data[start:])
+    return record, record.reader.read()
+
+
+def _parse(block: bytes) -> Any:
+    # fastwarc aborts on some lengths in WARC headers, so it is given one that is right.
     record = WarcRecord.from_bytes(_RESPONSE % len(block) + block)
     # Some old crawls end HTTP's lines with \n alone.
     line = block.find(b"\n")
@@ -113,7 +126,7 @@ def _kind_of_body(content_type: str) -> str:
     return "text" if name == "text/plain" else "other"
 
 
-def _decode(parsed: Any, limit: int) -> bytes | None:
+def _decode(headers: Any, body: bytes, limit: int) -> bytes | None:
     """The body without its encodings, at most one byte over the limit where it is compressed.
 
     fastwarc's own decoding holds all of the decoded body in memory, however large it becomes.
@@ -121,12 +134,10 @@ def _decode(parsed: Any, limit: int) -> bytes | None:
     Crawlers that decode a body often leave the header that says it is encoded: a body that is no
     such encoding, but begins like markup, is taken as it is.
     """
-    headers = parsed.http_headers
     chunked = "chunked" in (headers.get("Transfer-Encoding") or "").lower()
     coded = headers.get("Content-Encoding")
     if not chunked and not coded:
-        return cast(bytes, parsed.reader.read(limit + 1))
-    body: bytes = parsed.reader.read()
+        return body
     if chunked:
         try:
             body = _join_chunks(body)

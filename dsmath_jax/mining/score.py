@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dsmath_jax.mining import page_rows, urls
+from dsmath_jax.mining import page_rows, storage, urls
 from dsmath_jax.mining.archives import read_pages
 from dsmath_jax.mining.classifier import Scorer
 from dsmath_jax.mining.encoding import decode
@@ -16,7 +16,7 @@ from dsmath_jax.mining.html_text import visible_text
 from dsmath_jax.mining.language import language, token_estimate
 from dsmath_jax.mining.normalize import for_classifier, text_hash
 from dsmath_jax.mining.pages import Counts, Limits, Page, Rejected
-from dsmath_jax.mining.shards import Shard
+from dsmath_jax.mining.shards import Shard, input_number
 from dsmath_jax.mining.workers import Progress
 
 VERSION = 1
@@ -31,20 +31,20 @@ def score(
     """Writes rows.parquet, sorted by url_hash, and rejected.parquet.
 
     Settings:
-      classifier: path of the (collapsed) model; its hash is in the settings, too.
-      source: of each input its number.
-      max_page_bytes, classifier_hash.
+      classifier: path of the (collapsed) model; without one, scores are 1.
+      classifier_hash, max_page_bytes, rate.
     """
-    scorer = Scorer(settings["classifier"])
-    limits = Limits(max_page_bytes=settings["max_page_bytes"])
+    scorer = Scorer(settings["classifier"]) if settings["classifier_hash"] else None
+    limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     skipped: Counter[str] = Counter()
-    bytes_read = 0
+    bytes_read = bytes_stored = 0
     for path in shard.inputs:
-        source = settings["sources"][path]
+        source = input_number(shard)
+        bytes_stored += storage.size(path, rate=limits.rate)
         counts = Counts()
-        for page in read_pages(path, limits, counts):
+        for page in progress.each(read_pages(path, limits, counts)):
             where = f"{page.offset}"
             problem = page.reason if isinstance(page, Rejected) else ""
             if isinstance(page, Page):
@@ -70,6 +70,7 @@ def score(
     return {
         "pages": len(rows),
         "bytes": bytes_read,
+        "bytes_stored": bytes_stored,
         "rejected": dict(sorted(reasons.items())),
         "skipped": dict(sorted(skipped.items())),
     }
@@ -85,9 +86,9 @@ def text_of(page: Page) -> str | None:
         return None
 
 
-def _row(page: Page, text: str, scorer: Scorer, source: int) -> dict[str, Any]:
+def _row(page: Page, text: str, scorer: Scorer | None, source: int) -> dict[str, Any]:
     text = text[:MOST_CHARACTERS]
-    (found,) = scorer([for_classifier(text)])
+    found = scorer([for_classifier(text)])[0] if scorer else 1.0
     return {
         "url_hash": urls.url_hash(page.url),
         "url": page.url,

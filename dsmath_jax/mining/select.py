@@ -3,8 +3,6 @@ top 40B, 80B, 120B and 160B were compared, and 40B kept at first)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 BINS = 65536
@@ -35,13 +33,13 @@ def boundary_bin(total: np.ndarray, budget: int) -> int:
 
 
 def cut(
-    total: np.ndarray, budget: int, in_bin: Iterable[tuple[float, int, int]]
+    total: np.ndarray, budget: int, scores: np.ndarray, keys: np.ndarray, tokens: np.ndarray
 ) -> tuple[float, int]:
     """The exact end of the ranking: pages are taken whose (score, -key) is at least this
     (score, -key), by falling score and then rising key.
 
     Args:
-      in_bin: (score, key, tokens) of the pages in `boundary_bin`; keys are unique.
+      scores, keys, tokens: [pages] of the pages in `boundary_bin`; keys are unique.
 
     Returns:
       (score, key) of the last page that is taken; (0, the largest key) where all are; where none
@@ -51,13 +49,12 @@ def cut(
     if bin_number < 0:
         return 0.0, 2**64 - 1
     left = budget - int(total[1, bin_number + 1 :].sum())
-    last = ((bin_number + 1) / BINS, -1)
-    for score, key, tokens in sorted(in_bin, key=lambda page: (-page[0], page[1])):
-        left -= tokens
-        if left < 0:
-            break
-        last = (score, key)
-    return last
+    order = np.lexsort((keys, -scores))
+    count = int(np.searchsorted(np.cumsum(tokens[order], dtype=np.int64), left, side="right"))
+    if not count:
+        return (bin_number + 1) / BINS, -1
+    last = order[count - 1]
+    return float(scores[last]), int(keys[last])
 
 
 def taken(scores: np.ndarray, keys: np.ndarray, last: tuple[float, int]) -> np.ndarray:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import Any
 from dsmath_jax.mining.workers import Progress, Workers
 
 MARKER = "done.json"
+SECONDS = ".seconds"  # a file beside each shard: what it took
 
 # (shard, folder to write to, settings, progress) -> what is counted. `progress(item)` is called
 # before each page with what names it, and says whether the page is to be left out, because a
@@ -46,9 +48,9 @@ class Shard:
 class Engine:
     """Who runs the shards.
 
-    workers: local processes, or with Ray shards at a time (0: as many as its CPUs).
+    workers: processes, or with Ray shards at a time (0: as many as there are CPUs).
     ray: address of a cluster ("local" starts one), "" for local processes.
-    stuck_seconds: without a page's progress until a process is killed.
+    stuck_seconds: at one page until a process is killed, and begins again without the page.
     memory_gb: that a process may take before it is killed (0: no limit).
     """
 
@@ -66,14 +68,18 @@ def run_shards(
     settings: dict[str, Any],
     engine: Engine = Engine(),
     say: Callable[[str], None] = print,
+    *,
+    without_key: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """What each shard counted, in their order, after doing those that are not done.
+    """What each shard counted, with its "seconds" and "bytes_written", in their order, after doing
+    those that are not done.
 
     Args:
       stage: a function of a module, its settings JSON.
       version: of what it computes, part of the key.
       folder: FOLDER/NAME is a shard's.
       say: gets a line of progress every few seconds.
+      without_key: more settings, on which no output depends.
 
     Raises:
       Exception: what the stage raised; the other shards that had begun are finished.
@@ -82,11 +88,13 @@ def run_shards(
     keys = {s.name: shard_key(stage, version, settings, s) for s in shards}
     done = {s.name: read_marker(folder / s.name, keys[s.name]) for s in shards}
     missing = [s for s in shards if done[s.name] is None]
-    _remove_others(folder, {s.name for s in shards})
+    _remove_others(folder, {s.name for s in shards if done[s.name] is not None})
     report = Report(stage.__name__, len(shards), len(missing), say)
-    jobs = [(stage, s, folder, settings, keys[s.name]) for s in missing]
+    given = settings | (without_key or {})
+    jobs = [(stage, s, folder, given, keys[s.name]) for s in missing]
     for shard, counts in zip(missing, _run(jobs, engine, report), strict=True):
         done[shard.name] = counts
+    _remove_others(folder, set(done))
     report.end()
     return [found for s in shards if (found := done[s.name]) is not None]
 
@@ -96,16 +104,19 @@ def _run(jobs: list[tuple], engine: Engine, report: Report) -> list[dict[str, An
         from dsmath_jax.mining.ray_engine import run_on_ray
 
         return run_on_ray(jobs, engine, report.ended)
-    return Workers(engine.workers, engine.stuck_seconds, engine.memory_gb).run(
-        do_shard, jobs, report.ended
-    )
+    count = engine.workers or os.cpu_count() or 1
+    workers = Workers(min(count, len(jobs)), engine.stuck_seconds, engine.memory_gb)
+    return workers.run(do_shard, jobs, report.ended)
 
 
 def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
     """One shard: its folder, with the marker, and what was counted."""
     stage, shard, folder, settings, key = job
-    partial = folder / f".{shard.name}.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    target = folder / shard.name
+    if (found := read_marker(target, key)) is not None:  # its process died before it could say so
+        return found
+    # Ray may have one shard done twice at once, and processes of two nodes may have one number.
+    partial = folder / f".{shard.name}.{secrets.token_hex(8)}"
     partial.mkdir()
     start = time.perf_counter()
     counts = stage(shard, partial, settings, progress)
@@ -113,22 +124,27 @@ def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
     for path in sorted(p for p in partial.rglob("*") if p.is_file()):
         files[str(path.relative_to(partial))] = [path.stat().st_size, file_hash(path)]
         _sync(path)
-    marker = {"key": key, "counts": counts, "files": files, "left_out": sorted(progress.left_out)}
+    marker = {
+        "key": key,
+        "counts": counts,
+        "files": files,
+        "left_out": sorted(progress.left_out),
+    }
     (partial / MARKER).write_text(json.dumps(marker, sort_keys=True) + "\n")
     _sync(partial / MARKER)
-    target = folder / shard.name
-    if target.exists():  # of another key
-        old = folder / f".{shard.name}.old.{os.getpid()}"
-        target.rename(old)
-        shutil.rmtree(old, ignore_errors=True)
     try:
         partial.rename(target)
-    except OSError:  # another process has done it meanwhile, with the same bytes
-        if read_marker(target, key) is None:
-            raise
-        shutil.rmtree(partial, ignore_errors=True)
+    except OSError:
+        if read_marker(target, key) is None:  # from a process of a run that was killed
+            shutil.rmtree(target)
+            partial.rename(target)
+        else:  # another process has done it, with the same bytes
+            shutil.rmtree(partial, ignore_errors=True)
     _sync(folder)
-    return counts | {"seconds": time.perf_counter() - start}
+    # Apart from the marker, so that all outputs are the same bytes at each run.
+    seconds = {"key": key, "seconds": round(time.perf_counter() - start, 3)}
+    (folder / f"{shard.name}{SECONDS}").write_text(json.dumps(seconds))
+    return _counted(target, marker)
 
 
 def shard_key(stage: Stage, version: int, settings: dict[str, Any], shard: Shard) -> str:
@@ -137,8 +153,8 @@ def shard_key(stage: Stage, version: int, settings: dict[str, Any], shard: Shard
 
 
 def read_marker(folder: pathlib.Path, key: str | None = None) -> dict[str, Any] | None:
-    """What a finished shard counted; None where it is not finished, has another key, or files that
-    are not the marker's."""
+    """What a finished shard counted, its seconds and bytes; None where it is not finished, has
+    another key, or files that are not the marker's."""
     try:
         marker = json.loads((folder / MARKER).read_text())
         sizes = {name: (folder / name).stat().st_size for name in marker["files"]}
@@ -148,7 +164,23 @@ def read_marker(folder: pathlib.Path, key: str | None = None) -> dict[str, Any] 
         return None
     if any(sizes[name] != size for name, (size, _) in marker["files"].items()):
         return None
-    return marker["counts"]
+    return _counted(folder, marker)
+
+
+def _counted(folder: pathlib.Path, marker: dict[str, Any]) -> dict[str, Any]:
+    """What a shard counted, bytes of its files, and the seconds that it took."""
+    written = sum(size for size, _ in marker["files"].values())
+    seconds = _seconds(folder, marker["key"])
+    return marker["counts"] | {"bytes_written": written, "seconds": seconds}
+
+
+def _seconds(folder: pathlib.Path, key: str) -> float:
+    """That a shard took when it was done; 0 where a kill came before they were written."""
+    try:
+        kept = json.loads(folder.with_name(folder.name + SECONDS).read_text())
+    except (OSError, ValueError):
+        return 0.0
+    return kept["seconds"] if kept["key"] == key else 0.0
 
 
 def output_key(folder: pathlib.Path) -> str:
@@ -171,10 +203,12 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def _remove_others(folder: pathlib.Path, names: set[str]) -> None:
-    """Leftovers of killed processes, and shards that there are no more."""
+    """Leftovers of killed processes, and shards that are of another key or there are no more."""
     for path in folder.iterdir():
         if path.is_dir() and path.name not in names:
             shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix == SECONDS and path.stem not in names:
+            path.unlink(missing_ok=True)
 
 
 class Report:
@@ -222,3 +256,8 @@ def input_shards(paths: Sequence[str], key_of: Callable[[str], str]) -> Iterator
         name = pathlib.PurePosixPath(path).name.split(".")[0][:40]
         digest = hashlib.sha256(path.encode()).hexdigest()[:8]
         yield Shard(f"{n:06d}-{name}-{digest}", (path,), key_of(path))
+
+
+def input_number(shard: Shard) -> int:
+    """Which of the inputs a shard of `input_shards` is, or one that has its name."""
+    return int(shard.name.split("-", 1)[0])

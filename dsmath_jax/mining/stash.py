@@ -58,6 +58,8 @@ class Stash:
 
     def restore(self, text: str) -> str:
         """The text with its parts back, and `formulas` counted."""
+        if text.isascii() or not (INLINE in text or BLOCK in text or END in text):
+            return text
         return STRAY.sub("", MARK.sub(self._take, text))
 
     def _add(self, part: str, kind: str) -> str:

@@ -3,9 +3,8 @@ pages (DeepSeekMath 2.1)."""
 
 from __future__ import annotations
 
-import json
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,75 +17,69 @@ from dsmath_jax.mining.archives import read_pages, read_pages_at
 from dsmath_jax.mining.language import language
 from dsmath_jax.mining.normalize import for_classifier, mix
 from dsmath_jax.mining.pages import Limits, Page
+from dsmath_jax.mining.rows import read_seed_pages
 from dsmath_jax.mining.score import FEWEST_CHARACTERS, MOST_CHARACTERS, text_of
 from dsmath_jax.mining.shards import Shard
 from dsmath_jax.mining.workers import Progress
 
-# text: as the classifier reads it.
+# text: as the classifier reads it. source: where the page was found, in a word.
 TEXTS = pa.schema(
     [
         ("url_hash", pa.uint64()),
         ("url", pa.string()),
         ("host", pa.string()),
         ("language", pa.string()),
+        ("source", pa.string()),
         ("text", pa.string()),
     ]
 )
 SAMPLE_VERSION = ADDED_VERSION = 1
 
 
-def text_row(url: str, text: str) -> dict[str, Any]:
+def text_row(url: str, text: str, source: str) -> dict[str, Any]:
     text = text[:MOST_CHARACTERS]
     return {
         "url_hash": urls.url_hash(url),
         "url": url,
         "host": urls.host(url),
         "language": language(text),
+        "source": source,
         "text": for_classifier(text),
     }
 
 
-def read_seed(path: str) -> list[dict[str, Any]]:
-    """Rows of TEXTS of a JSONL file of url and text, each address once, by url_hash.
+def read_seed(path: str, count: int) -> list[dict[str, Any]]:
+    """Rows of TEXTS of a JSONL file of url and text, each address once, by url_hash; of more than
+    `count` so many.
 
     Raises:
       InputError: the file is missing or empty, or a line has no url and text.
     """
     if not path:
         raise InputError("config.seed: give a JSONL file of url and text, the first positives")
-    try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as e:
-        raise InputError(f"config.seed={path}: {e.strerror}") from None
-    rows = {}
-    for number, line in enumerate(filter(str.strip, lines), 1):
-        try:
-            record = json.loads(line)
-            row = text_row(record["url"], record["text"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{path}, line {number}: not an object with url and text") from None
-        rows[row["url_hash"]] = row
+    name = pathlib.Path(path).name
+    rows = draw((text_row(url, text, name) for url, text in read_seed_pages(path)), count, 0)
     if not rows:
         raise InputError(f"config.seed={path} is empty: it needs mathematical pages")
-    return [rows[h] for h in sorted(rows)]
+    return rows
 
 
 def sample(
     shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     """Writes sample.parquet: texts of the archive's pages whose address falls into the share."""
-    limits = Limits(max_page_bytes=settings["max_page_bytes"])
+    limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     most = int(settings["share"] * (2**64 - 1))
     rows = {}
     for path in shard.inputs:
-        for page in read_pages(path, limits):
+        for page in progress.each(read_pages(path, limits)):
             if isinstance(page, Page) and not progress(f"{path}@{page.offset}"):
                 number = urls.url_hash(page.url)
                 if int(mix(np.array([number], np.uint64))[0]) > most:
                     continue
                 text = text_of(page)
                 if text is not None and len(text) >= FEWEST_CHARACTERS:
-                    rows[number] = text_row(page.url, text)
+                    rows[number] = text_row(page.url, text, "archives")
     page_rows.write([rows[n] for n in sorted(rows)], TEXTS, folder / "sample.parquet")
     return {"pages": len(rows)}
 
@@ -96,23 +89,20 @@ def added(
 ) -> dict[str, Any]:
     """Writes added.parquet: texts of the chosen rows of an archive, for the next seed.
 
-    Inputs: a file of rows, and which of them are chosen (.npy, [rows] bool).
+    Inputs: a file of rows, which of them are chosen (.npy, [rows] bool), their archive.
+    Settings: source: what the pages' rows say of it.
     """
-    file, chosen = shard.inputs
-    table = pq.read_table(file, columns=["url_hash", "url", "source", "offset", "length"])
-    by_source: dict[int, list[tuple[int, int]]] = {}
-    for row in table.filter(pa.array(np.load(chosen))).to_pylist():
-        by_source.setdefault(row["source"], []).append((row["offset"], row["length"]))
-    limits = Limits(max_page_bytes=settings["max_page_bytes"])
+    file, chosen, path = shard.inputs
+    table = pq.read_table(file, columns=["offset", "length"]).filter(pa.array(np.load(chosen)))
+    places = [(row["offset"], row["length"]) for row in table.to_pylist()]
+    limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     rows = {}
-    for source, places in sorted(by_source.items()):
-        path = settings["inputs"][source]
-        for page in read_pages_at(path, places, limits):
-            if isinstance(page, Page) and not progress(f"{path}@{page.offset}"):
-                text = text_of(page)
-                if text is not None:
-                    row = text_row(page.url, text)
-                    rows[row["url_hash"]] = row
+    for page in progress.each(read_pages_at(path, places, limits)):
+        if isinstance(page, Page) and not progress(f"{path}@{page.offset}"):
+            text = text_of(page)
+            if text is not None:
+                row = text_row(page.url, text, settings["source"])
+                rows[row["url_hash"]] = row
     page_rows.write([rows[n] for n in sorted(rows)], TEXTS, folder / "added.parquet")
     return {"pages": len(rows)}
 
@@ -124,7 +114,7 @@ def read_texts(files: Iterable[pathlib.Path]) -> Iterator[dict[str, Any]]:
 
 
 def draw(
-    rows: Iterable[dict[str, Any]], count: int, salt: int, without: Sequence[int] = ()
+    rows: Iterable[dict[str, Any]], count: int, salt: int, without: Collection[int] = ()
 ) -> list[dict[str, Any]]:
     """`count` of the rows, each address once, by a hash of the address and the salt: a draw that
     depends on neither the order nor the files of the rows."""
@@ -133,6 +123,14 @@ def draw(
     for row in rows:
         if row["url_hash"] not in left_out:
             best[row["url_hash"]] = row
-    hashes = np.array(sorted(best), np.uint64)
-    order = np.argsort(mix(hashes ^ np.uint64(salt * 0x9E3779B97F4A7C15 % 2**64)), kind="stable")
-    return [best[int(hashes[i])] for i in sorted(order[:count].tolist())]
+            if len(best) >= 2 * count + 1000:  # the texts of all pages do not fit into memory
+                best = _first(best, count, salt)
+    return list(_first(best, count, salt).values())
+
+
+def _first(rows: dict[int, dict[str, Any]], count: int, salt: int) -> dict[int, dict[str, Any]]:
+    """Those of the first ranks in a random order of their keys, by key."""
+    keys = np.array(sorted(rows), np.uint64)
+    ranks = mix(keys ^ np.uint64(salt * 0x9E3779B97F4A7C15 % 2**64))
+    chosen = np.sort(np.argsort(ranks)[:count])
+    return {key: rows[key] for key in keys[chosen].tolist()}

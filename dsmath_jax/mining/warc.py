@@ -6,6 +6,7 @@ next line that begins a record.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ _BLANK = re.compile(rb"\r?\n\r?\n")
 _SPACE = re.compile(rb"[\r\n\0]*")
 _LENGTH = re.compile(rb"^content-length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r?$", re.I | re.M)
 _TYPE = re.compile(rb"^warc-type[ \t]*:[ \t]*([\w-]+)", re.I | re.M)
+
+
+@functools.cache
+def _header(name: bytes) -> re.Pattern[bytes]:
+    return re.compile(rb"^%s[ \t]*:[ \t]*([^\r\n]*)" % re.escape(name), re.I | re.M)
 
 
 @dataclass(slots=True)
@@ -42,8 +48,7 @@ class Record:
 
     def header(self, name: bytes) -> str:
         """A WARC header by its name in lower case, or ""."""
-        pattern = rb"^%s[ \t]*:[ \t]*([^\r\n]*)" % re.escape(name)
-        found = re.compile(pattern, re.I | re.M).search(self.data, 0, self.block or MAX_HEADER)
+        found = _header(name).search(self.data, 0, self.block or MAX_HEADER)
         return found.group(1).decode("utf-8", "replace").strip() if found else ""
 
     @property

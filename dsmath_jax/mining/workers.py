@@ -4,22 +4,27 @@ is replaced, and the job begins again without that page."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, TypeVar
 
-AT_MOST = 400  # bytes of a page's name that are kept
+T = TypeVar("T")
+AT_MOST = 200  # characters of a page's name that are kept, its last
 DEATHS = 2  # of processes at one page until it is left out; a hang needs one
 TRIES = 20  # of a job
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Progress:
-    """What a job calls before each page; in a worker it writes down where the process is.
+    """What a job calls before each page; in a worker it writes down where the process is. A job
+    that never calls it takes the time it needs.
 
     left_out: pages that the job must not touch.
     """
@@ -29,10 +34,17 @@ class Progress:
 
     def __call__(self, item: str) -> bool:
         """Whether to leave the page out."""
+        item = item[-AT_MOST:]
         if self.place is not None:
-            self.place.value = item.encode()[:AT_MOST]
+            self.place.value = item.encode()
             self.count.value += 1
         return item in self.left_out
+
+    def each(self, pages: Iterable[T]) -> Iterator[T]:
+        """The pages; the time until the next one is read is no page's, and nobody watches it."""
+        for page in pages:
+            yield page
+            self("")
 
 
 class WorkerError(Exception):
@@ -43,12 +55,11 @@ class _Worker:
     """A process, its pipe, and what it is doing."""
 
     def __init__(self, context: Any, function: Callable, memory_gb: float):
-        self.place = context.RawArray("c", AT_MOST + 1)
+        self.place = context.RawArray("c", 4 * AT_MOST + 1)
         self.count = context.RawValue("L", 0)
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_work, args=(function, theirs, self.place, self.count, memory_gb), daemon=True
-        )
+        arguments = (function, theirs, self.place, self.count, memory_gb, os.getpid())
+        self.process = context.Process(target=_work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
         self.job: int | None = None
@@ -57,13 +68,15 @@ class _Worker:
     def give(self, number: int, job: Any, left_out: list[str]) -> None:
         self.job, self.since = number, time.monotonic()
         self.place.value = b""
-        self.pipe.send((job, left_out))
+        with contextlib.suppress(OSError):  # it has died: seen where answers are read
+            self.pipe.send((job, left_out))
 
     def stuck(self, seconds: float) -> bool:
         """Whether it has been at one page for so long."""
         if self.count.value != self.seen:
             self.seen, self.since = self.count.value, time.monotonic()
-        return self.job is not None and time.monotonic() - self.since > seconds
+        at_page = self.job is not None and self.place.value
+        return bool(at_page) and time.monotonic() - self.since > seconds
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):
@@ -131,10 +144,11 @@ class Workers:
                     workers.remove(worker)
                     tries[number] += 1
                     deaths[number, item] = deaths.get((number, item), 0) + 1
-                    if hung or deaths[number, item] >= DEATHS:
+                    if item and (hung or deaths[number, item] >= DEATHS):
                         left_out[number].append(item)
                     if tries[number] >= TRIES:
-                        raise WorkerError(f"{TRIES} processes died at one job, last at {item!r}")
+                        last = repr(item) if item else "no page"
+                        raise WorkerError(f"{TRIES} processes died at one job, last at {last}")
                     waiting.append(number)
             if error is not None:
                 raise error
@@ -151,18 +165,17 @@ def _answer(pipe: Connection) -> tuple[bool, Any] | None:
         return None
 
 
-def _work(function: Callable, pipe: Connection, place: Any, count: Any, memory_gb: float) -> None:
+def _work(
+    function: Callable, pipe: Connection, place: Any, count: Any, memory_gb: float, parent: int
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     if memory_gb:
         import resource
 
         limit = int(memory_gb * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    parent = os.getppid()
+    end_with_parent(parent)
     while True:
-        while not pipe.poll(1.0):
-            if os.getppid() != parent:
-                return
         try:
             job, left_out = pipe.recv()
         except (EOFError, OSError):
@@ -172,11 +185,21 @@ def _work(function: Callable, pipe: Connection, place: Any, count: Any, memory_g
         except MemoryError:
             os._exit(1)
         except Exception as e:
-            answer = (False, _sendable(e))
+            answer = (False, sendable(e))
         pipe.send(answer)
 
 
-def _sendable(error: Exception) -> Exception:
+def end_with_parent(parent: int) -> None:
+    """Has this process killed when its parent, whose number is given, ends; where there is no such
+    call, a worker ends with its job, at the closed pipe."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def sendable(error: Exception) -> Exception:
+    """The error, or one that says the same and can be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
         return error

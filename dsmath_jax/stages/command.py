@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import logging
 import os
 import pathlib
 import re
-import runpy
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags
-from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import ConfigDict
 
+from dsmath_jax import command_line
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.losses.aggregation import AGGREGATIONS
 from dsmath_jax.stages import hosts
@@ -26,28 +23,27 @@ from dsmath_jax.stages.defaults import ALGORITHMS, OLD_LOGPROBS, STAGES
 from dsmath_jax.training import profile, xla_flags
 from dsmath_jax.training.errors import TrainingError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Python file with get_config(), as in configs/grpo_tiny.py:argument."
-)
-
 
 def main(description: str, run: Callable[[ConfigDict], None] | None = None) -> None:
     """Parses flags, starts `run` (by default training) with the configuration, and ends the process
     with its status."""
-    sys.modules["__main__"].__doc__ = description
     for number in (signal.SIGINT, signal.SIGTERM):  # until a training loop handles them
         signal.signal(number, _leave)
+    command_line.main(description, functools.partial(_guarded, run or _train))
+
+
+def _guarded(run: Callable[[ConfigDict], None], config: ConfigDict) -> None:
     try:
-        app.run(functools.partial(_start, run or _train), flags_parser=_parse_flags)
-    except InputError as e:
-        _end(2, e)
+        _start(run, config)
+    except InputError:
+        raise
     except TrainingError as e:
-        _end(1, e)
+        command_line.end(1, e)
     except Exception as e:
         if message := hosts.lost_host(e):
-            _end(1, message)
+            command_line.end(1, message)
         if isinstance(e, OSError):
-            _end(1, e)
+            command_line.end(1, e)
         if not hosts.joined():
             raise
         traceback.print_exc()
@@ -59,67 +55,7 @@ def _leave(number: int, frame: Any) -> None:
     os._exit(128 + number)
 
 
-def _end(status: int, error: Exception | str) -> None:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    os._exit(status)  # threads of a library must not hold the process up
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    given = next((a for a in argv[1:] if re.match(r"--?config=", a)), None)
-    if given is None and not any(re.match(r"--?(help|config$)", a) for a in argv[1:]):
-        raise InputError("no configuration: add --config=configs/NAME.py (see --help)")
-    path, _, argument = given.split("=", 1)[1].partition(":") if given else ("", "", "")
-    if given and not pathlib.Path(path).is_file():
-        raise InputError(f"--config: there is no file {path}")
-    if path:
-        try:
-            runpy.run_path(path)["get_config"](argument)
-        except (KeyError, ValueError) as e:
-            raise InputError(f"--config={path}:{argument}: {e}") from None
-    try:
-        return flags.FLAGS([re.sub(r"^--?profile$", "--profile=next", a) for a in argv])
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-        if not path:
-            raise InputError(str(e)) from None
-        config = runpy.run_path(path)["get_config"](argument)
-        raise InputError(_flag_problem(argv, config) or str(e)) from None
-
-
-def _flag_problem(argv: list[str], config: ConfigDict) -> str:
-    """Names the first --config.FIELD=VALUE that has no such field or a value of another type."""
-    fields = field_values(config)
-    for argument in argv[1:]:
-        match = re.match(r"--?config\.([\w.]+)=(.*)", argument, re.DOTALL)
-        if match is None:
-            continue
-        name, value = match.groups()
-        if name not in fields:
-            nearest = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
-            return f"--config.{name}: there is no such field; did you mean --config.{nearest}?"
-        kind = type(fields[name])
-        try:
-            kind(value)
-        except (TypeError, ValueError):
-            return f"--config.{name}={value}: it takes {kind.__name__}, as in {fields[name]!r}"
-    return ""
-
-
-def field_values(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """All fields by dotted name."""
-    values = {}
-    for key, value in config.items():
-        values[prefix + key] = value
-        if isinstance(value, ConfigDict):
-            values |= field_values(value, f"{prefix}{key}.")
-    return values
-
-
-def _start(run: Callable[[ConfigDict], None], argv: list[str]) -> None:
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    if len(argv) > 1:
-        raise InputError(f"{argv[1]!r} is not a flag; flags start with --")
-    config = _CONFIG.value
+def _start(run: Callable[[ConfigDict], None], config: ConfigDict) -> None:
     if config.xla_flags and (unknown := xla_flags.apply()):
         print(f"XLA flags that are not known here: {', '.join(unknown)}", file=sys.stderr)
     if "dry_run" in flags.FLAGS and flags.FLAGS.dry_run:  # launch/bench.py has no such flag
@@ -134,23 +70,18 @@ def _start(run: Callable[[ConfigDict], None], argv: list[str]) -> None:
     run(config)
 
 
-def config_name() -> str:
-    """FILE-ARGUMENT of --config=configs/FILE.py:ARGUMENT, to name what it makes."""
-    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    return "-".join(filter(None, (pathlib.Path(path).stem, argument)))
-
-
-def _workdir(config: ConfigDict) -> pathlib.Path:
+def run_directory(config: ConfigDict) -> pathlib.Path:
+    """--workdir, by default of the configuration's name."""
     for name, path in (("workdir", flags.FLAGS.workdir), ("config.data.cache", config.data.cache)):
         if re.match(r"[a-z][a-z0-9+.-]*://", path):
             raise InputError(f"--{name}={path}: it must be a directory; mount what is behind it")
-    return pathlib.Path(flags.FLAGS.workdir or f"runs/{config_name()}")
+    return pathlib.Path(flags.FLAGS.workdir or f"runs/{command_line.config_name()}")
 
 
 def _train(config: ConfigDict) -> None:
     from dsmath_jax.stages import host_checks
 
-    workdir = _workdir(config)
+    workdir = run_directory(config)
     if flags.FLAGS.profile:
         config.log.profile = flags.FLAGS.profile
     host_checks.require_same(config.to_dict())
@@ -166,7 +97,7 @@ def _tokenise(config: ConfigDict) -> None:
     open_data = {"pretrain": pretrain.open_data, "sft": sft.open_data}.get(config.stage)
     if open_data is None:
         raise InputError("--tokenise is for pretraining and fine-tuning: RL's questions are few")
-    for rows in open_data(config, _workdir(config))[1].sources:
+    for rows in open_data(config, run_directory(config))[1].sources:
         tokens = f"{rows.total:,} tokens in {len(rows.documents):,} documents"
         print(f"{rows.name}: {tokens}, {rows.per_epoch:,} rows of {config.length} an epoch")
 
@@ -195,7 +126,7 @@ def check_numbers(config: ConfigDict) -> None:
     Raises:
       InputError: names the field.
     """
-    fields = field_values(config)
+    fields = command_line.field_values(config)
     profile.parse(config.log.profile)
     at_least_one = ["steps", "batch_size", "length", "micro_batches", "max_bad_steps"]
     at_least_one += ["host_timeout"]

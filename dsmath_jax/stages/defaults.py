@@ -49,6 +49,7 @@ def get_defaults(stage: str) -> ConfigDict:
     c.data.path = ""  # JSONL, text, TFDS (docs/data.md); without one, the project's word problems
     c.data.heldout_path = ""  # the same for evaluation
     c.data.mixture = ConfigDict()  # instead: {name: {"path", "weight", maybe "heldout_path", ...}}
+    c.data.heldout = ConfigDict()  # more to evaluate on: {name: {"path", maybe "text_field", ...}}
     c.data.cache = ""  # directory of token caches; by default token_cache beside WORKDIR
     c.data.workers = 0  # processes that make batches; 0: threads, which one host rarely outruns
     c.data.question_field = "question"
@@ -139,7 +140,7 @@ def _shrink(c: ConfigDict) -> ConfigDict:
     c.steps, c.length, c.batch_size = 3, 192, 16
     c.micro_batches = min(c.micro_batches, 4 if c.stage == "rl" else 2)
     c.data.path = c.data.heldout_path = c.data.text_field = ""
-    c.data.mixture = ConfigDict()
+    c.data.mixture, c.data.heldout = ConfigDict(), ConfigDict()
     c.data.num_examples, c.data.num_heldout = 400, 16
     c.optimizer.warmup_steps = 1
     c.eval.batch_size, c.log.every = 16, 1

@@ -79,12 +79,12 @@ def fit(
     mixture: Mixture,
     heldout: Sequence[Rows],
 ) -> Result:
-    """Maximises the likelihood of the masked tokens; `eval/loss` is on the held-out rows, and of a
-    mixture `eval/loss_NAME` on those of each source.
+    """Maximises the likelihood of the masked tokens; `eval/loss` is on the held-out rows, and where
+    there are several sources or sets of them `eval/loss_NAME` on those of each.
 
     Args:
       mixture: the rows to train on.
-      heldout: rows of each source that has some, one epoch.
+      heldout: rows of each source or set that has some, one epoch.
     """
     # ---- Mesh, model, optimizer -----------------------------------------------------------------
     mesh = setup.open_mesh(config)
@@ -132,7 +132,7 @@ def fit(
         total, count = (sum(part) for part in zip(*sums.values(), strict=True))
         loss = total / count
         results = {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 50.0))}
-        if config.data.mixture:
+        if config.data.mixture or config.data.heldout:
             results |= {f"eval/loss_{name}": part / n for name, (part, n) in sums.items()}
         return results
 

@@ -102,7 +102,7 @@ def summary(run: Run) -> dict[str, str]:
             cells[label] = write(value)
 
     if tokens := column("tokens"):
-        cells["tokens"] = _count(statistics.mean(tokens) * last["step"])
+        cells["tokens"] = count(statistics.mean(tokens) * last["step"])
     for name, best in (("loss", min), ("reward", max)):
         values = column(name)
         if values:
@@ -126,8 +126,8 @@ def summary(run: Run) -> dict[str, str]:
     for name in ("skipped", "spikes"):
         put(name, last.get(name), lambda v: f"{v:.0f}")
     put("seconds a step", typical("time/step"), lambda v: f"{v:.3g}")
-    put("tokens/s", typical("tokens_per_s"), _count)
-    put("tokens/s per chip", typical("tokens_per_s_per_chip"), _count)
+    put("tokens/s", typical("tokens_per_s"), count)
+    put("tokens/s per chip", typical("tokens_per_s_per_chip"), count)
     put("TFLOP/s per chip", typical("tflops"), lambda v: f"{v:.3g}")
     put("MFU", typical("mfu"), lambda v: f"{v:.1%}")
     put("MFU, update alone", typical("mfu_update"), lambda v: f"{v:.1%}")
@@ -138,7 +138,7 @@ def summary(run: Run) -> dict[str, str]:
     return cells
 
 
-def _count(number: float) -> str:
+def count(number: float) -> str:
     """ "1.23T", "12.3k" or "123"."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:

@@ -137,7 +137,7 @@ def run(
         if results:
             metrics.write(step, results)
             status.note(f"{config.stage} step {step}: {_readable(results)}")
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and step < config.steps:  # after the last step it comes anyway
             with reported_disk_errors("report.html"):
                 write_report(workdir)
         last_time = time.monotonic()

@@ -66,7 +66,7 @@ def test_missing_and_empty_files_are_named(tmp_path):
     with pytest.raises(InputError, match="holds no examples"):
         read(write(tmp_path / "a.jsonl", ["", " "]))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=r"folder holds no .jsonl, no .txt and no dataset_info"):
+    with pytest.raises(InputError, match=r"folder holds no .jsonl, no .parquet, no .txt and no "):
         read(str(tmp_path / "folder"), name="heldout_path")
 
 
@@ -96,6 +96,31 @@ def test_globs_directories_and_lists_are_read_in_order(tmp_path):
     assert read([str(tmp_path / "c.txt"), str(tmp_path / "a.jsonl")], text) == wanted[::-2]
     with pytest.raises(InputError, match=r"b.txt is plain text"):
         read(str(tmp_path), FIELDS)
+
+
+def test_parquet_is_read_by_row_groups(tmp_path, monkeypatch):
+    pa = pytest.importorskip("pyarrow", reason="the extra `mining`")
+    pq = pytest.importorskip("pyarrow.parquet")
+    texts = [f"page {n} é" for n in range(50)] + [None]
+    path = tmp_path / "part.parquet"
+    pq.write_table(pa.table({"text": texts, "n": range(51)}), path, row_group_size=8)
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 500)
+    source = open_source(str(tmp_path), {"text": "text"})
+    assert 1 < len(source.chunks) < 7 and source.files == [str(path)]
+    rejected = tmp_path / "rejected.jsonl"
+    found = [e["text"] for e in read_examples(source, 0.02, rejected)]
+    assert found == texts[:50]
+    assert [json.loads(line)["line"] for line in rejected.open()] == [51]
+    with pytest.raises(
+        InputError, match=r"part.parquet has no field 'body' \(fields here: text, n"
+    ):
+        read(str(path), {"text": "body"})
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"part.parquet is not a readable Parquet file"):
+        read(str(path), {"text": "text"})
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"pip install -e '\.\[mining\]'"):
+        read(str(path), {"text": "text"})
 
 
 def test_a_tfds_directory_is_read_without_tensorflow(tmp_path):

@@ -1,9 +1,19 @@
 """Real pages for the miner's tests."""
 
 import dataclasses
+import importlib.util
 import json
 
 import pytest
+
+PACKAGES = ("fastwarc", "selectolax", "fasttext", "pyarrow", "fsspec")
+MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def pytest_pycollect_makemodule() -> None:
+    """Skips the whole folder where the miner's packages are not installed."""
+    if MISSING:
+        pytest.skip(f"{', '.join(MISSING)} not installed: pip install -e '.[mining]'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +28,6 @@ class WebPage:
 @pytest.fixture(scope="session")
 def web_pages(data_dir) -> list[WebPage]:
     """The saved pages of the data folder, which are UTF-8."""
-    pytest.importorskip("fastwarc")
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
     folder = data_dir / "web"

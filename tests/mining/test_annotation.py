@@ -15,19 +15,20 @@ from dsmath_jax.mining.annotation import (
     read,
     write,
 )
-from dsmath_jax.mining.domains import Group
+from dsmath_jax.mining.domains import Count, Group, Sample
 
 
 def group(pattern, pages, collected):
-    urls = [f"https://{pattern.strip('/*')}/{n:03d}" for n in range(pages)]
-    return Group(pattern, tuple((u, n < collected, 0.5) for n, u in enumerate(urls)))
+    urls = [f"https://{pattern.strip('/*')}/{n:03d}" for n in range(collected, pages)]
+    samples = tuple(Sample(n, url, 0, 0, 0) for n, url in enumerate(urls[:5]))
+    return Group(1, pattern, "", Count(pages, collected, pages / 2), samples)
 
 
 def rows(iteration=1):
     return [
-        make_row(group("a.org/questions/*", 20, 12), iteration, ["Let  x\nbe", "prove" * 100]),
-        make_row(group("b.org/", 90, 10), iteration, ['=HYPERLINK("x")', "<script>alert(1)"]),
-        make_row(group("c.org/数学/*", 9, 3), iteration, ["设函数"]),
+        make_row(group("a.org/questions/*", 20, 12), iteration, ["Let  x\nbe", "prove" * 100], 0.5),
+        make_row(group("b.org/", 90, 10), iteration, ['=HYPERLINK("x")', "<script>alert(1)"], 0.5),
+        make_row(group("c.org/数学/*", 9, 3), iteration, ["设函数"], 0.5),
     ]
 
 
@@ -67,7 +68,7 @@ def test_what_a_person_decides_counts_and_the_suggestion_only_where_asked(tmp_pa
     [
         ("1,b.org/", "2,b.org/", "line 2: it is of iteration 2, and this is 1"),
         (",no,,,", ",no,maybe,,", "decision 'maybe' is none of yes, no and empty"),
-        ("1,b.org/,90", "1,b.org/,ninety", "line 2: invalid literal"),
+        ("1,b.org/,90", "one,b.org/,90", "line 2: invalid literal"),
         ("pattern,", "path,", "column 'pattern' is missing"),
     ],
 )
@@ -90,9 +91,32 @@ def test_missing_files_and_two_minds_are_refused(tmp_path):
         accepted(both, auto=False)
 
 
+def test_what_spreadsheets_do_to_a_file_is_understood(tmp_path):
+    path = tmp_path / "annotate_iter1.csv"
+    write(rows(), path)
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    lines[1] |= {"share": "0,6", "decision": "yes", "sample_texts": "cut off ["}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, delimiter=";")
+        writer.writeheader()
+        writer.writerows([*lines, dict.fromkeys(COLUMNS, "")])
+    back = read(path, 1)
+    assert (len(back), back[1].share, back[1].sample_texts) == (3, 0.6, ())
+    assert accepted(back, auto=False) == ["a.org/questions/*"]
+
+
+def test_decisions_on_groups_that_are_not_asked_about_stay():
+    decided = [dataclasses.replace(row, decision="no", note="mine") for row in rows()]
+    kept = kept_decisions(rows()[:1], decided)
+    assert [(row.pattern, row.decision, row.note) for row in kept] == [
+        (row.pattern, "no", "mine") for row in rows()
+    ]
+
+
 def test_nothing_that_the_web_wrote_runs(tmp_path):
     pattern = "=cmd.org/x/*"
-    bad = [*rows(), make_row(group(pattern, 10, 1), 1, [])]
+    bad = [*rows(), make_row(group(pattern, 10, 1), 1, [], 0.5)]
     bad[0] = dataclasses.replace(bad[0], sample_urls=("javascript:alert(1)",))
     path = tmp_path / "annotate_iter1.csv"
     write(bad, path)

@@ -1,34 +1,19 @@
 """Domains with a share collected, and groups of their pages that share or do not."""
 
+import zlib
+
 import pytest
 
 from dsmath_jax.mining.domains import (
-    Count,
+    SAMPLES,
+    Page,
     Patterns,
-    add,
-    count,
-    mathematical,
-    path_groups,
+    Sample,
+    add_groups,
+    count_groups,
     pattern_of,
+    to_ask,
 )
-
-
-def test_counts_of_shards_add_up_in_any_order():
-    a = count(["x.org", "y.org", "x.org"], [True, False, False], [0.9, 0.1, 0.3])
-    b = count(["y.org"], [True], [0.7])
-    assert add([a, b]) == add([b, a])
-    assert add([a, b])["x.org"] == Count(2, 1, pytest.approx(1.2))
-    assert add([a, b])["y.org"].share == 0.5
-
-
-def test_domains_above_the_share_by_pages_to_gain():
-    domains = {
-        "ten.org": Count(100, 10, 0.0),  # exactly the share: not more
-        "eleven.org": Count(100, 11, 0.0),
-        "small.org": Count(5, 5, 0.0),
-        "large.org": Count(1000, 200, 0.0),
-    }
-    assert mathematical(domains) == ["large.org", "eleven.org"]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +36,10 @@ def test_a_pattern_says_what_is_in_its_group(url, depth, pattern):
 
 
 def page(path, collected):
-    return f"https://a.org/{path}", collected, 0.9 if collected else 0.2
+    order = zlib.crc32(path.encode())
+    return Page(
+        collected, 0.75 if collected else 0.25, Sample(order, f"https://a.org/{path}", 0, 0, 0)
+    )
 
 
 def test_groups_are_divided_where_their_parts_differ():
@@ -59,7 +47,7 @@ def test_groups_are_divided_where_their_parts_differ():
     pages += [page(f"~ann/photos/{n}.html", False) for n in range(10)]
     pages += [page(f"news/{n % 2}/{n}.html", False) for n in range(10)]
     pages += [page("about.html", False)]
-    groups = {g.pattern: g.count for g in path_groups(pages)}
+    groups = {g.pattern: g.count for g in to_ask(count_groups(pages))}
     assert set(groups) == {
         "a.org/",
         "a.org/~ann/algebra/*",
@@ -68,10 +56,21 @@ def test_groups_are_divided_where_their_parts_differ():
     }
     assert groups["a.org/~ann/algebra/*"][:2] == (10, 5)
     assert sum(c.pages for c in groups.values()) == len(pages)
-    for url, _, _ in pages:
+    for each in pages:
+        url = each.sample.url
         assert sum(url in Patterns([pattern]) for pattern in groups) == 1
 
 
 def test_a_group_whose_parts_are_alike_stays_whole():
     pages = [page(f"q/{n}/{m}", m < 3) for n in range(10, 14) for m in range(6)]
-    assert [g.pattern for g in path_groups(pages)] == ["a.org/q/*"]
+    assert [g.pattern for g in to_ask(count_groups(pages))] == ["a.org/q/*"]
+
+
+def test_groups_of_shards_add_up_to_those_of_all_pages():
+    pages = [page(f"q/{n % 7}/{n}", n % 3 == 0) for n in range(3000)]
+    whole = count_groups(pages)
+    assert add_groups([count_groups(pages[1::2]), count_groups(pages[::2])]) == whole
+    first = next(g for g in whole if g.pattern == "a.org/q/*" and g.depth == 1)
+    assert first.count == (3000, 1000, 1000 * 0.75 + 2000 * 0.25)
+    left = sorted(p.sample for p in pages if not p.collected)
+    assert list(first.samples) == left[:SAMPLES]

@@ -30,8 +30,8 @@ def test_the_cut_takes_what_a_sort_would(seed, levels):
     parts = np.array_split(np.arange(count), 4)
     total = sum(histogram(scores[p], tokens[p]) for p in parts)
     inside = np.flatnonzero(score_bins(scores) == boundary_bin(total, budget))
-    pages = [(float(scores[i]), int(keys[i]), int(tokens[i])) for i in inside]
-    got = taken(scores, keys, cut(total, budget, pages))
+    last = cut(total, budget, scores[inside], keys[inside], tokens[inside])
+    got = taken(scores, keys, last)
     np.testing.assert_array_equal(got, ranked(scores, keys.tolist(), tokens, budget))
 
 

@@ -1,6 +1,7 @@
 """Shards: done once, done again when something they depend on changes, and alike after any kill."""
 
 import json
+import multiprocessing
 import os
 import pathlib
 import random
@@ -11,8 +12,20 @@ import time
 
 import pytest
 
-from dsmath_jax.mining.shards import Engine, Shard, file_hash, output_key, read_marker, run_shards
-from tests.mining.stages_for_tests import count_lines
+from dsmath_jax.mining import workers
+from dsmath_jax.mining.shards import (
+    SECONDS,
+    Engine,
+    Shard,
+    do_shard,
+    file_hash,
+    output_key,
+    read_marker,
+    run_shards,
+)
+from dsmath_jax.mining.workers import Progress
+from tests.mining.process_trees import command, descendants
+from tests.mining.stages_for_tests import count_lines, read_slowly, without_progress
 
 
 def make_shards(folder: pathlib.Path, texts: list[str]) -> list[Shard]:
@@ -26,7 +39,7 @@ def make_shards(folder: pathlib.Path, texts: list[str]) -> list[Shard]:
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    files = (p for p in folder.rglob("*") if p.is_file())
+    files = (p for p in folder.rglob("*") if p.is_file() and p.suffix != SECONDS)
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
@@ -74,13 +87,13 @@ def test_shards_that_are_no_more_and_leftovers_go(tmp_path):
     run(shards, tmp_path / "out")
     (tmp_path / "out/.001.77").mkdir()
     run(shards[:1], tmp_path / "out")
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["000"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["000", "000" + SECONDS]
 
 
 def test_processes_change_no_byte(tmp_path):
     shards = make_shards(tmp_path / "in", [f"{n}\n" * n for n in range(12)])
-    for workers in (1, 3):
-        run(shards, tmp_path / f"out{workers}", workers=workers)
+    for count in (1, 3):
+        run(shards, tmp_path / f"out{count}", workers=count)
     assert contents(tmp_path / "out1") == contents(tmp_path / "out3")
 
 
@@ -100,6 +113,77 @@ def test_what_a_stage_raises_is_raised_and_no_folder_is_left(tmp_path):
         run(shards, tmp_path / "out")
     assert read_marker(tmp_path / "out/000") is not None
     assert not (tmp_path / "out/001").exists()
+
+
+@pytest.mark.parametrize("stage", [read_slowly, without_progress])
+def test_only_the_time_at_a_page_is_watched(stage, tmp_path):
+    shards = make_shards(tmp_path / "in", ["a"])
+    engine = Engine(stuck_seconds=0.5)
+    run_shards(stage, 1, shards, tmp_path / "out", {}, engine, say=str)
+    assert json.loads((tmp_path / "out/000/done.json").read_text())["left_out"] == []
+
+
+def test_long_names_of_pages_are_left_out_as_well(tmp_path):
+    folder = tmp_path / ("f" * 200) / ("g" * 200) / ("求" * 60)
+    shards = make_shards(folder, ["b\ndie\nc"])
+    run(shards, tmp_path / "out")
+    assert (tmp_path / "out/000/lines.txt").read_text() == "b\nc"
+
+
+def test_a_shard_may_be_done_twice_at_once(tmp_path):
+    """As Ray does when it takes a node for lost that is not."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    (shard,) = make_shards(tmp_path / "in", ["a\nb"])
+    out.mkdir()
+    job = (count_lines, shard, out, {"log": str(log), "seconds": 2.0}, "key")
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        both = [pool.apply_async(do_shard, (job, Progress())) for _ in range(2)]
+        assert [counts.get()["pages"] for counts in both] == [2, 2]
+        third = pool.apply(do_shard, (job, Progress()))
+    assert third["pages"] == 2
+    assert log.read_text().split() == ["000", "000"]
+    assert sorted(path.name for path in out.iterdir()) == ["000", "000" + SECONDS]
+    assert contents(out)["000/lines.txt"] == b"a\nb"
+
+
+def test_a_process_that_dies_before_it_has_a_job_is_replaced(tmp_path, monkeypatch):
+    start, started = workers._Worker.__init__, []
+
+    def start_and_die(self, *arguments):
+        start(self, *arguments)
+        started.append(self)
+        if len(started) < 3:
+            self.process.kill()
+            self.process.join()
+
+    monkeypatch.setattr(workers._Worker, "__init__", start_and_die)
+    run(make_shards(tmp_path / "in", ["a"]), tmp_path / "out")
+    assert json.loads((tmp_path / "out/000/done.json").read_text())["left_out"] == []
+    assert len(started) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ends with its parent: on Linux")
+def test_a_process_ends_with_its_parent_whatever_it_does(tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        "from tests.mining.test_shards import make_shards, run\n"
+        "if __name__ == '__main__':\n"
+        "    folder = pathlib.Path(sys.argv[1])\n"
+        "    run(make_shards(folder / 'in', ['hang']), folder / 'out')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, script, tmp_path], env=environment)
+    while not (folders := list((tmp_path / "out").glob(".000.*"))) and process.poll() is None:
+        time.sleep(0.1)
+    watched = [pid for pid in descendants(process.pid) if "spawn_main" in command(pid)]
+    assert folders and watched
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 5
+    while any(map(command, watched)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(command, watched))
 
 
 COMMAND = """

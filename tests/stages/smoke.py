@@ -6,7 +6,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-SUPERVISED = ["sft_tiny", "sft_gsm8k", "pretrain_1_3b_tpu", "pretrain_7b_tpu", "sft_7b_tpu"]
+SUPERVISED = [
+    "sft_tiny",
+    "sft_gsm8k",
+    "compare_corpora",
+    "pretrain_1_3b_tpu",
+    "pretrain_7b_tpu",
+    "sft_7b_tpu",
+]
 RL = ["grpo_tiny", "grpo_gsm8k", "grpo_tpu"]
 
 

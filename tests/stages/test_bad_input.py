@@ -19,12 +19,24 @@ def train(launch, tmp_path):
     return run
 
 
+SHORT = ("--config.length=96", "--config.batch_size=8", "--config.log.tensorboard=False")
+
+
+@pytest.fixture(scope="module")
+def finished(launch, tmp_path_factory):
+    """A run of SFT that is done; what is refused later changes nothing in it."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    launch("train.py", SFT, f"--workdir={workdir}", *SHORT, check=True)
+    return workdir
+
+
 def jsonl(path, rows):
     path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
     return path
 
 
 GOOD = {"question": "1+1?", "answer": "#### 2"}
+LEARN_LITTLE = [f"--config.init.stage.{x}" for x in ("steps=1", "length=96", "batch_size=2")]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +82,7 @@ GOOD = {"question": "1+1?", "answer": "#### 2"}
         ([SFT, "--config.data.prompt=cot"], "did you mean 'cot_"),
         ([SFT, "--config.mesh.data=3"], "config.mesh"),
         ([SFT, "--config.optimizer.schedule=linear"], "config.optimizer.schedule='linear'"),
-        ([RL, "--config.init.stage.steps=1", "--config.length=29"], "leaves 5"),
+        ([RL, *LEARN_LITTLE, "--config.length=29"], "leaves 5"),
     ],
 )
 def test_one_sentence_and_status_2(flags, message, train, tmp_path):
@@ -93,21 +105,22 @@ def test_empty_and_malformed_data(train, tmp_path):
     bad = jsonl(tmp_path / "bad.jsonl", [GOOD] * 3 + ["{"])
     process = train(SFT, f"--config.data.path={bad}")
     assert process.returncode == 2 and "bad.jsonl line 4: " in process.stderr
-    process = train(SFT, f"--config.data.path={bad}", "--config.data.max_rejected_share=0.5")
+    few = (*SHORT, "--config.steps=1", "--config.data.max_rejected_share=0.5")
+    process = train(SFT, f"--config.data.path={bad}", *few)
     assert process.returncode == 0, process.stderr[-2000:]
     assert "1 of 4 lines are bad" in process.stderr
     rejected = (tmp_path / "run" / "rejected_train.jsonl").read_text()
     assert json.loads(rejected)["line"] == 4
 
 
-def test_checkpoint_of_another_shape_is_named_by_field(train, tmp_path):
-    assert train(SFT, "--config.log.tensorboard=False").returncode == 0
-    process = train(SFT, "--config.steps=9", "--config.model_changes.num_layers=3")
+def test_checkpoint_of_another_shape_is_named_by_field(finished, launch):
+    flags = (*SHORT, "--config.steps=9", "--config.model_changes.num_layers=3")
+    process = launch("train.py", SFT, f"--workdir={finished}", *flags)
     assert process.returncode == 2
     last = process.stderr.strip().split("\n")[-1]
     assert "is of another model: num_layers is 2 there and 3 in this configuration" in last
     for name in ("config.json", "model.json"):  # what is refused changes nothing
-        assert '"num_layers": 2' in (tmp_path / "run" / name).read_text()
+        assert '"num_layers": 2' in (finished / name).read_text()
 
 
 @pytest.mark.parametrize("config", [SFT, RL])
@@ -120,18 +133,16 @@ def test_heldout_example_that_is_too_long_is_refused_at_the_start(config, train,
     assert "that starts '1+1? 1+1?" in process.stderr.strip().split("\n")[-1]
 
 
-def test_a_run_of_another_stage_is_not_continued(train):
-    assert train(SFT).returncode == 0
+def test_a_run_of_another_stage_is_not_continued(finished, launch):
     rl = ("--config.init.stage={}", "--config.model_changes.num_layers=2")
-    process = train(RL, *rl)
+    process = launch("train.py", RL, f"--workdir={finished}", *rl)
     assert process.returncode == 2
     assert "is of stage 'sft', this configuration of 'rl'" in process.stderr
 
 
-def test_a_shape_that_the_starting_checkpoint_does_not_have_is_refused(train, tmp_path, launch):
-    launch("train.py", SFT, f"--workdir={tmp_path / 'first'}", check=True)
+def test_a_shape_that_the_starting_checkpoint_does_not_have_is_refused(train, finished):
     flags = (
-        f"--config.init.checkpoint={tmp_path / 'first'}",
+        f"--config.init.checkpoint={finished}",
         "--config.model_changes.num_layers=3",
     )
     process = train(SFT, *flags)
@@ -142,6 +153,7 @@ def test_a_shape_that_the_starting_checkpoint_does_not_have_is_refused(train, tm
 def test_loss_that_is_not_finite_is_skipped_and_ends_the_run_in_time(train, tmp_path):
     flags = [
         SFT,
+        *SHORT,
         "--config.steps=40",
         "--config.optimizer.learning_rate=1e30",
         "--config.optimizer.clip_norm=1e30",
@@ -170,6 +182,7 @@ def test_full_disk_costs_checkpoints_but_not_the_run(launch, tmp_path):
     try:
         flags = [
             SFT,
+            *SHORT,
             f"--workdir={disk}",
             "--config.checkpoint.every=2",
             "--config.checkpoint.keep=9",

@@ -9,7 +9,9 @@ from tests.stages.smoke import RL, SUPERVISED
 
 
 def test_every_config_is_run_here():
-    assert sorted(SUPERVISED + RL) == sorted(p.stem for p in (REPO / "configs").glob("*.py"))
+    names = [p.stem for p in (REPO / "configs").glob("*.py")]
+    names = [name for name in names if not name.startswith("mine_")]  # tests/mining
+    assert sorted(SUPERVISED + RL) == sorted(names)
 
 
 def paper_config(name):

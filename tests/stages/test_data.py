@@ -77,6 +77,32 @@ def test_tokens_and_losses_by_source(config, tmp_path, launch):
     assert len(list((tmp_path / "token_cache").glob("*/meta.json"))) == 5
 
 
+def test_losses_on_named_sets(config, tmp_path, launch):
+    sets = {"worked": "worked_heldout", "asked": "asked_heldout"}
+    entries = {f"{k}_set": {"path": str(tmp_path / f"{v}.jsonl")} for k, v in sets.items()}
+    (tmp_path / "problems.jsonl").write_text(json.dumps({"problem": "1 + 1?", "gold": "2"}))
+    entries["problems"] = {
+        "path": str(tmp_path / "problems.jsonl"),
+        "question_field": "problem",
+        "solution_field": "gold",
+    }
+    text = config.read_text().replace(
+        "    return c",
+        f"    c.data.heldout = {entries!r}\n    c.data.text_field = 'text'\n    return c",
+    )
+    config.write_text(text)
+    flags = (f"--config={config}", f"--workdir={tmp_path / 'run'}", "--config.steps=1")
+    launch("train.py", *flags, check=True)
+    last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()][-1]
+    losses = {k.removeprefix("eval/loss_"): v for k, v in last.items() if "eval/loss_" in k}
+    assert set(losses) == {"worked", "asked", "worked_set", "asked_set", "problems"}
+    assert losses["worked_set"] == losses["worked"] != losses["asked"] == losses["asked_set"]
+    config.write_text(text.replace("'path'", "'paht'"))
+    ended = launch("train.py", *flags)
+    assert ended.returncode == 2
+    assert "config.data.heldout.asked_set.paht: there is no such field; did you" in ended.stderr
+
+
 def test_going_on_with_reordered_lines_is_refused(config, tmp_path, launch):
     flags = (f"--config={config}", f"--workdir={tmp_path / 'run'}")
     launch("train.py", *flags, "--config.steps=1", check=True)

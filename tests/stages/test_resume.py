@@ -16,6 +16,7 @@ import pytest
 from dsmath_jax.models.checkpoint import checkpoint_steps
 from tests.conftest import REPO
 
+SHORT = ("--config.length=80", "--config.batch_size=8")  # most of a longer step is waiting
 STEPS = {"pretrain": 40, "sft": 40, "rl": 14, "rl_ahead": 14, "sft_then_rl": 5}
 
 
@@ -34,7 +35,7 @@ def taught(riddles, tmp_path_factory, launch):
     workdir = tmp_path_factory.mktemp("taught")
     flags = ("--config=configs/sft_tiny.py:smoke", f"--workdir={workdir}", "--config.steps=60")
     data = (f"--config.data.path={riddles}", "--config.optimizer.warmup_steps=5")
-    launch("train.py", *flags, *data, check=True)
+    launch("train.py", *flags, *data, "--config.length=64", check=True)
     return workdir
 
 
@@ -53,6 +54,7 @@ def stage_flags(riddles, taught):
     return {
         "pretrain": [
             "--config=configs/pretrain_7b_tpu.py:smoke",
+            *SHORT,
             "--config.micro_batches=2",
             "--config.spikes.window=2",  # so that some steps are skipped
             "--config.spikes.sigmas=0.1",
@@ -60,11 +62,13 @@ def stage_flags(riddles, taught):
             "--config.optimizer.learning_rate=1e-2",
             "--config.optimizer.schedule=constant",
         ],
-        "sft": ["--config=configs/sft_tiny.py:smoke"],
+        "sft": ["--config=configs/sft_tiny.py:smoke", *SHORT],
         "rl": rl,
         "rl_ahead": [*rl, "--config.rl.ahead=True", "--config.rl.dynamic_sampling=1"],
         "sft_then_rl": [
             "--config=configs/grpo_tiny.py:smoke",
+            "--config.length=80",
+            *(flag.replace("config.", "config.init.stage.") for flag in SHORT),
             "--config.init.stage.steps=30",
             "--config.init.stage.checkpoint.every=3",
         ],

@@ -114,7 +114,7 @@ def test_an_unknown_algorithm_is_named(tmp_path, launch):
 def test_grpo_raises_heldout_accuracy_by_15_points(tmp_path, launch, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")  # so long a run gains from optimised code
     workdir = tmp_path / "run"
-    flags = ("--config=configs/grpo_tiny.py", f"--workdir={workdir}")
+    flags = ("--config=configs/grpo_tiny.py", f"--workdir={workdir}", "--config.steps=20")
     launch("train.py", *flags, check=True, timeout=1500)
     rows = metrics(workdir)
     first, *_, last = (row for row in rows if "eval/accuracy_sampled" in row)

@@ -76,8 +76,9 @@ def test_micro_batches_give_the_gradient_of_the_whole(loss_fn, parts):
 def test_logprobs_are_those_of_the_logits():
     batch = make_batch()
     logits = jax.jit(MODEL)(batch["tokens"], None, batch["segment_ids"])
-    table = jax.nn.log_softmax(logits / 0.7, axis=-1)
-    got = sequence_logprobs(GRAPH, PARAMS, batch, 0.7)
+    table = np.asarray(jax.nn.log_softmax(logits / 0.7, axis=-1))
+    got = np.asarray(sequence_logprobs(GRAPH, PARAMS, batch, 0.7))
+    batch = jax.device_get(batch)
     for row in range(3):
         for t in range(1, int(batch["segment_ids"][row].sum())):
             expected = table[row, t - 1, batch["tokens"][row, t]]
