@@ -16,16 +16,16 @@ test: install  ## the fast tests
 test-slow: install  ## kills, large conversions
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
 
-# What decides the speed on one GPU, in order of value; each may fail or run out of time alone.
+# What decides speed and correctness on one GPU; each may fail or run out of time alone.
 BENCH = timeout 150 $(VENV)/bin/python launch/bench.py --config=configs/bench
 SEVEN = train_step.py:7b --config.optimizer.moments=bfloat16 --config.batch_size=4
-bench-gpu:  ## in an environment with the extra cuda: attention, training steps, generation, GRPO
+bench-gpu:  ## with the extras cuda and test: decoding's kernels, attention, training, generation, GRPO
 	mkdir -p runs/bench
+	-timeout 150 $(VENV)/bin/python -m pytest -q tests/rollout/test_gpu_attention.py
 	-$(BENCH)/attention.py:1_3b
 	-$(BENCH)/train_step.py:1_3b
-	-$(BENCH)/train_step.py:1_3b --config.attention=cudnn --out=runs/bench/train_step-1_3b-cudnn.json
 	-$(BENCH)/generation.py:7b --config.measure.rounds=1
-	-$(BENCH)/$(SEVEN) --config.attention=cudnn --out=runs/bench/train_step-7b-cudnn.json
+	-$(BENCH)/$(SEVEN)
 	-$(BENCH)/generation.py:1_3b --config.measure.rounds=1
 	-timeout 150 $(VENV)/bin/python launch/train.py --config=configs/grpo_tiny.py \
 	  --config.init.stage.steps=60 --config.steps=8 --workdir=runs/bench/grpo_tiny

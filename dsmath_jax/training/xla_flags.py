@@ -63,7 +63,7 @@ TABLE = (
         "xla_gpu_enable_dynamic_slice_fusion",
         "False",
         "products that the backward pass needs are computed twice, once where the scan over layers "
-        "collects them; decoding reads its layers' weights in place by that fusion",
+        "collects them",
         "1.3B, remat dots: three products a layer fewer, 0.77 of its forward pass (compiled only)",
     ),
     Setting(
