@@ -10,7 +10,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from dsmath_jax.losses.row_matmul import row_matmul, row_matmuls
-from dsmath_jax.models.attention import BACKENDS, causal_attention
+from dsmath_jax.models.attention import BACKENDS, causal_attention, platform
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.cudnn_attention import kept_for_backward
 from dsmath_jax.models.embedding import embed_tokens
@@ -140,14 +140,17 @@ class Transformer(nnx.Module):
         x = embed_tokens(self.embed[...], tokens, self.dtype)
         x = constrain(x, "batch", "length", "hidden")
         cos, sin = cos_sin(self.config, positions)
+        on_gpu = platform(jax.sharding.get_abstract_mesh()) == "gpu"
 
         def body(x, params):
             x = checkpoint_name(x, "layer_input")
 
             def attend(q, k, v):
                 out = causal_attention(q, k, v, segment_ids, self.attention, prefix_ids=prefix_ids)
+                if not with_kv:
+                    return out, None
                 # Without a barrier XLA:GPU computes v twice, once where the scan collects it.
-                return out, jax.lax.optimization_barrier((k, v)) if with_kv else None
+                return out, jax.lax.optimization_barrier((k, v)) if on_gpu else (k, v)
 
             x, kv = self._layer(params, x, cos, sin, attend)
             return constrain(x, "batch", "length", "hidden"), kv
