@@ -43,14 +43,14 @@ _BEST, _BEFORE = 4, 4
 _REPRESENTATIVES = 64  # kept pages of a cluster that its later pages are compared with
 
 # Of a shard. ends: of each page's shingles. row: of each bucket, the page.
-ARRAYS = {
-    "url_hash": np.uint64,
-    "score": np.float32,
-    "length": np.int64,
-    "shingles": np.uint32,
-    "ends": np.int64,
-    "bucket": np.uint64,
-    "row": np.uint32,
+ARRAYS: dict[str, np.dtype] = {
+    "url_hash": np.dtype(np.uint64),
+    "score": np.dtype(np.float32),
+    "length": np.dtype(np.int64),
+    "shingles": np.dtype(np.uint32),
+    "ends": np.dtype(np.int64),
+    "bucket": np.dtype(np.uint64),
+    "row": np.dtype(np.uint32),
 }
 
 
@@ -120,7 +120,7 @@ class Shards:
     stays open: there may be more shards than files and maps that a process may have."""
 
     def __init__(self, paths: Sequence[Path]):
-        self.paths = [pathlib.Path(path) for path in paths]
+        self.paths = [os.fspath(path) for path in paths]
         counts = [len(self.map(i, "url_hash")) for i in range(len(paths))]
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
@@ -129,15 +129,15 @@ class Shards:
 
     def map(self, shard: int, name: str) -> np.ndarray:
         """An array that lies on disk; its file is open as long as there is a view of it."""
-        return np.load(self.paths[shard] / f"{name}.npy", mmap_mode="r")
+        return np.load(f"{self.paths[shard]}/{name}.npy", mmap_mode="r")
 
-    def read(self, shard: int, name: str, start: int = 0, end: int | None = None) -> np.ndarray:
-        """Values of an array, all of them or those of a slice."""
-        with open(self.paths[shard] / f"{name}.npy", "rb", buffering=0) as file:
+    def read(self, shard: int, name: str, start: int, end: int) -> np.ndarray:
+        """Values of an array from `start` to `end`."""
+        with open(f"{self.paths[shard]}/{name}.npy", "rb") as file:
             header = int.from_bytes(file.read(10)[8:], "little")  # its length, in version 1.0
-            dtype = np.dtype(ARRAYS[name])
-            file.seek(10 + header + start * dtype.itemsize)
-            return np.fromfile(file, dtype, -1 if end is None else end - start)
+            size = ARRAYS[name].itemsize
+            file.seek(10 + header + start * size)
+            return np.frombuffer(file.read((end - start) * size), ARRAYS[name])
 
     def column(self, name: str, pages: np.ndarray) -> np.ndarray:
         """A value of each of these pages."""
@@ -146,7 +146,8 @@ class Shards:
         numbers, first = np.unique(shard[order], return_index=True)
         values = np.empty(len(pages), ARRAYS[name])
         for i, here in zip(numbers.tolist(), np.split(order, first[1:]), strict=False):
-            values[here] = self.read(i, name)[pages[here] - self.starts[i]]
+            start, end = self.starts[i : i + 2].tolist()
+            values[here] = self.read(i, name, 0, end - start)[pages[here] - start]
         return values
 
     def shingles(self, page: int) -> np.ndarray:
