@@ -1,8 +1,8 @@
 """A small model for launch/compare.py: corpora beside each other in minutes on two CPU cores.
 
     python launch/compare.py --config=configs/compare_corpora.py --workdir=runs/compare
-        --corpora=mined=runs/mine/corpora/mined/corpus,random=runs/mine/corpora/random/corpus
-        --heldout=mined=runs/mine/corpora/mined/corpus
+        --corpora=mined=runs/mine/corpus,random=runs/mine/corpora/random/corpus
+        --heldout=mined=runs/mine/corpus
 
 0.6M parameters and 0.8M tokens a corpus. What to expect: docs/corpus_comparison.md. The paper's
 size is configs/pretrain_1_3b_tpu.py, with the same flags.

@@ -4,8 +4,8 @@
         [--config.FIELD=VALUE ...] [--workdir=DIR]
 
     python launch/compare.py --config=configs/compare_corpora.py
-        --corpora=mined=runs/mine/corpora/mined/corpus,random=runs/mine/corpora/random/corpus
-        --heldout=mined=runs/mine/corpora/mined/corpus,gsm8k=gsm8k/test.jsonl:question+answer
+        --corpora=mined=runs/mine/corpus,random=runs/mine/corpora/random/corpus
+        --heldout=mined_hosts=runs/mine/corpus,gsm8k=gsm8k/test.jsonl:question+answer
 
 PATH is what config.data.path may be (docs/data.md): of a TFDS directory --corpora takes the split
 "train" and --heldout the split "heldout". After it may follow, behind a colon, the field that holds

@@ -16,9 +16,10 @@ One or more stages alone, on what those before them left in WORKDIR:
     python launch/mine.py --config=FILE --workdir=DIR --stage=extract,decontaminate --iteration=2
 
 Stages: train, score, collect, extract, deduplicate, decontaminate, domains, samples, annotate,
-grow, export. All fields, with their meaning: dsmath_jax/mining/defaults.py. How it works:
-docs/mining.md. Exit status: 0 done, or waiting for a person; 1 the run failed; 2 something in the
-command or its input is wrong.
+grow, export; and corpora, which writes as many random pages and the seed as corpora, too, to train
+on each (launch/compare.py). All fields, with their meaning: dsmath_jax/mining/defaults.py. How it
+works: docs/mining.md. Exit status: 0 done, or waiting for a person; 1 the run failed; 2 something
+in the command or its input is wrong.
 """
 
 from absl import flags
@@ -30,7 +31,7 @@ flags.DEFINE_string("annotate", None, "csv: a person decides; auto: suggestions 
 flags.DEFINE_string("engine", None, "local, or ray: who runs the shards.")
 flags.DEFINE_string("address", None, "Of the Ray cluster; auto: the one that this machine is in.")
 flags.DEFINE_string("stage", "", "These stages alone, separated by commas.")
-flags.DEFINE_integer("iteration", 1, "Of which iteration, with --stage.")
+flags.DEFINE_integer("iteration", 0, "Of which iteration, with --stage; by default the last.")
 
 if __name__ == "__main__":
     main(__doc__)

@@ -15,7 +15,7 @@ from dsmath_jax.data.errors import InputError
 from dsmath_jax.stages import command
 
 # Each is a module beside this one with run(config) -> dict of numbers (nested for groups of them).
-BENCHMARKS = ("train_step", "data", "generation", "grpo_step", "rollout_precision")
+BENCHMARKS = ("train_step", "data", "generation", "grpo_step", "rollout_precision", "mining")
 
 
 def main(description: str) -> None:

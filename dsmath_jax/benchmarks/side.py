@@ -89,36 +89,51 @@ def serve(start: Callable[[Any], Callable[[Any], Any]]) -> None:
             print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
 
 
-class TunixSide(Side):
-    """A script beside this file, run by the Python of an environment that holds google-tunix.
+class PeerSide(Side):
+    """A script beside this file, run by the Python of an environment that holds the peer.
 
     Raises:
       InputError: there is no such Python.
     """
 
-    def __init__(self, python: str, script: str, settings: dict[str, Any]):
-        check_tunix(python)
+    def __init__(self, package: str, python: str, script: str, settings: dict[str, Any], docs: str):
+        check_peer(package, python, docs)
         # Packages and modules of this project's environment are not for that one.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         path = pathlib.Path(__file__).with_name(script)
-        super().__init__("tunix", [python, "-P", str(path)], settings, environment)
+        super().__init__(package, [python, "-P", str(path)], settings, environment)
+
+
+class TunixSide(PeerSide):
+    """Likewise, of an environment that holds google-tunix."""
+
+    def __init__(self, python: str, script: str, settings: dict[str, Any]):
+        super().__init__("tunix", python, script, settings, "docs/speed.md")
 
 
 def check_tunix(python: str) -> None:
-    """Refuses what is not the Python of an environment that holds google-tunix.
+    """As `check_peer`."""
+    check_peer("tunix", python, "docs/speed.md")
+
+
+def check_peer(package: str, python: str, docs: str) -> None:
+    """Refuses what is not the Python of an environment that holds a package.
+
+    Args:
+      docs: the page that says how to make one.
 
     Raises:
       InputError: says so.
     """
-    program = "import importlib.util, sys; sys.exit(importlib.util.find_spec('tunix') is None)"
+    program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
     try:
         found = subprocess.run([python, "-P", "-c", program], capture_output=True).returncode == 0
     except OSError:
         found = False
     if not found:
         raise InputError(
-            f"config.measure.tunix={python}: this is not the Python of an environment that holds "
-            "google-tunix; docs/speed.md says how to make one"
+            f"config.measure.{package}={python}: this is not the Python of an environment that "
+            f"holds {package}; {docs} says how to make one"
         )
 
 

@@ -139,7 +139,7 @@ def similar(
     shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     """Those whose similarity is verified, of one part of the pairs."""
-    shards, found_pairs = settings["shards"], shard.inputs
+    shards, found_pairs = settings["signatures"], shard.inputs
     found = duplicate_clusters.write_similar(
         shards, found_pairs, int(shard.name), settings["parts"], folder / "similar.npy"
     )

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dsmath_jax.data.errors import InputError
+from dsmath_jax.mining.workers import end_with_parent
 
 MATH, OTHER = "__label__math", "__label__other"
 ZEROS = {"MALLOC_PERTURB_": "255"}  # glibc: memory given out is filled with 255's complement
@@ -74,11 +75,13 @@ def check_build(fasttext: Any) -> None:
 
 
 def _run(*arguments: str) -> None:
-    command = [sys.executable, "-m", "dsmath_jax.mining.fasttext_process", *arguments]
+    command = [sys.executable, "-m", "dsmath_jax.mining.fasttext_process", str(os.getpid())]
     root = str(pathlib.Path(__file__).parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | ZEROS | {"PYTHONPATH": path}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or [f"status {ended.returncode}"])[-1]
         if arguments[0] == "check":
@@ -89,7 +92,8 @@ def _run(*arguments: str) -> None:
         raise InputError(f"fastText cannot train this classifier: {last}")
 
 
-def _main(what: str, *arguments: str) -> None:
+def _main(parent: str, what: str, *arguments: str) -> None:
+    end_with_parent(int(parent))
     import fasttext
 
     if what == "check":

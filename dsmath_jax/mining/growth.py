@@ -216,7 +216,9 @@ def annotate(run: Run, number: int) -> bool:
     ]
     path = run.csv(number)
     if path.exists():
-        rows = annotation.kept_decisions(rows, annotation.read(path, number))
+        before = annotation.read(path, number)
+        annotation.accepted(before, auto=False)  # refuses two decisions on one group
+        rows = annotation.kept_decisions(rows, before)
     annotation.write(rows, path)
     decided = sum(bool(row.decision) for row in rows)
     found = {"asked": len(rows), "decided": decided, "mode": c.annotate}

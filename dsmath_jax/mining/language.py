@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+import numpy as np
 
 LANGUAGES = ("en", "zh", "other")
 CHARACTERS = 4000  # of a text that are looked at
 
-_HAN_RUN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
-_KANA_OR_HANGUL = re.compile("[\u3040-\u30ff\uac00-\ud7af]")
+_HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF))
+_KANA_OR_HANGUL = ((0x3040, 0x30FF), (0xAC00, 0xD7AF))
 _LATIN_WORD = re.compile(r"[A-Za-z]+")
-_OTHER_LETTER = re.compile("[\u00c0-\u024f\u0370-\u05ff\u0600-\u07bf\u0900-\u0e7f]")
+_OTHER_LETTER = ((0x00C0, 0x024F), (0x0370, 0x07BF), (0x0900, 0x0E7F))
 # The commonest words of English; a tenth of any English prose, and hardly any of other languages
 # that share one or two of them ("in", "a").
 _COMMON = frozenset(
@@ -29,9 +32,8 @@ def language(text: str) -> str:
     words = [] if part.isspace() else _LATIN_WORD.findall(part)
     if part.isascii():
         return _latin(words)
-    han = _han(part)
-    others = len(_KANA_OR_HANGUL.findall(part))
-    foreign = len(_OTHER_LETTER.findall(part))
+    codes = _codes(part)
+    han, others, foreign = (_count(codes, of) for of in (_HAN, _KANA_OR_HANGUL, _OTHER_LETTER))
     if others > 0.1 * (han + others):
         return "other"
     if han > 0.2 * (han + len(words) + foreign):
@@ -39,8 +41,13 @@ def language(text: str) -> str:
     return "other" if foreign > 0.5 * len(words) else _latin(words)
 
 
-def _han(text: str) -> int:
-    return sum(map(len, _HAN_RUN.findall(text)))
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def _count(codes: np.ndarray, ranges: Iterable[tuple[int, int]]) -> int:
+    # Below the first character of a range the difference wraps around to a large number.
+    return sum(int(np.count_nonzero(codes - np.uint32(a) <= b - a)) for a, b in ranges)
 
 
 def _latin(words: list[str]) -> str:
@@ -55,5 +62,5 @@ def token_estimate(text: str) -> int:
     characters, three quarters of the Chinese ones."""
     if text.isascii():
         return -(-len(text) // 4)
-    han = _han(text)
+    han = _count(_codes(text), _HAN)
     return -(-(len(text) - han) // 4) + -(-3 * han // 4)

@@ -27,8 +27,6 @@ _EAST_ASIAN = (  # written without spaces: each character is a token
     (0xF900, 0xFAFF),
     (0x20000, 0x3FFFF),
 )
-_RANGES = "".join(f"{chr(low)}-{chr(high)}" for low, high in _EAST_ASIAN)
-_EAST_ASIAN_RUN = re.compile(f"([{_RANGES}]+)")
 # Not seen on a page, yet within its words: soft hyphens, joiners, MathML's invisible operators.
 _INVISIBLE = re.compile("[\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
 # LaTeX for the look of a formula only; it differs from page to page where the formula does not.
@@ -104,11 +102,20 @@ def one_longer(ngrams: np.ndarray, hashes: np.ndarray) -> np.ndarray:
 def for_classifier(text: str) -> str:
     """The text as fastText reads it: one line in lower case, Chinese characters as single words."""
     text = text.encode("utf-8", "ignore").decode()  # half of a surrogate pair is no UTF-8
-    if not text.isascii():
-        parts = _EAST_ASIAN_RUN.split(unicodedata.normalize("NFKC", text))
-        parts[1::2] = [f" {' '.join(run)} " for run in parts[1::2]]
-        text = "".join(parts)
-    return " ".join(text.lower().split())
+    if text.isascii():
+        return " ".join(text.lower().split())
+    text = unicodedata.normalize("NFKC", text)
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    kinds = _word_kinds()[codes]
+    begins = kinds == _CHARACTER
+    begins[1:] |= kinds[:-1] != _LETTER
+    real = kinds != _SEPARATOR
+    begins = begins[real]
+    begins[:1] = False  # no space before the first word
+    places = np.cumsum(begins) + np.arange(len(begins))
+    spaced = np.full(len(begins) + np.count_nonzero(begins), ord(" "), np.uint32)
+    spaced[places] = codes[real]
+    return spaced.tobytes().decode("utf-32-le").lower()
 
 
 def text_hash(text: str) -> int:
@@ -165,6 +172,17 @@ def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
 def _characters() -> np.ndarray:
     """A random number for each character, so that similar words have unlike hashes."""
     return mix(np.arange(1, sys.maxunicode + 2, dtype=np.uint64) * np.uint64(_BASE))
+
+
+@functools.cache
+def _word_kinds() -> np.ndarray:
+    """What each character is for the classifier: white space, a word, or a part of one."""
+    kinds = np.full(sys.maxunicode + 1, _LETTER, np.uint8)
+    for low, high in _EAST_ASIAN:
+        kinds[low : high + 1] = _CHARACTER
+    spaces = [code for code in range(0x10000) if chr(code).isspace()]
+    kinds[spaces] = _SEPARATOR
+    return kinds
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from typing import Any
 # A crawl of Common Crawl has about 2.7 billion pages in 90,000 WARC files; DeepSeekMath 2.1 mined
 # 40 billion pages without duplicates.
 SIZES = {"one crawl": 2_700_000_000, "40 billion pages": 40_000_000_000}
-EVERY_PAGE = ("score", "collect")  # other stages see only the pages that are taken
+EVERY_PAGE = ("score", "collect", "domains")  # other stages see only the pages that are taken
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,14 +36,17 @@ def run_on_ray(
       Exception: what a stage raised first; other shards that had begun are waited for.
     """
     ray = _connect(engine)
-    root, here = str(pathlib.Path(__file__).parents[2]), os.getcwd()
+    root = str(pathlib.Path(__file__).parents[2])
+    how = (os.getcwd(), engine.stuck_seconds, engine.memory_gb)
 
+    # Ray sends this function by value, and what it refers to: nothing of a module of the project,
+    # which can be imported there only once it knows where.
     @ray.remote(num_cpus=1, max_retries=RETRIES)
-    def task(job: bytes) -> tuple[bool, Any]:  # Ray sends this function itself, not its module
+    def task(job: bytes) -> tuple[bool, Any]:
         if root not in sys.path:
             sys.path.insert(0, root)
         module = importlib.import_module("dsmath_jax.mining.ray_engine")
-        return module.one_shard(job, here, engine.stuck_seconds, engine.memory_gb)
+        return module.one_shard(job, *how)  # type: ignore[no-any-return]
 
     results: dict[int, dict[str, Any]] = {}
     waiting = list(range(len(jobs)))[::-1]
@@ -54,7 +57,6 @@ def run_on_ray(
             most = engine.workers or int(ray.cluster_resources().get("CPU", 1))
             while waiting and error is None and len(running) < max(1, most):
                 number = waiting.pop()
-                # Pickled here: its module can be imported there only when the task has begun.
                 running[task.remote(pickle.dumps(jobs[number]))] = number
             for reference in ray.wait(list(running), timeout=5.0)[0]:
                 number = running.pop(reference)
@@ -97,7 +99,7 @@ def _connect(engine: Engine) -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError("config.ray needs Ray: pip install 'dsmath-jax[ray]'") from None
+        raise InputError("--engine=ray needs Ray: pip install 'dsmath-jax[ray]'") from None
     if ray.is_initialized():
         return ray
     # What processes print stays in Ray's logs: with it, Ray sends all that libtpu logs on a host.
@@ -113,7 +115,7 @@ def _connect(engine: Engine) -> Any:
         ray.init(address=engine.ray, **options)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as e:
         raise InputError(
-            f"config.ray={engine.ray!r}: no Ray cluster that lets this process in ({e}). Give "
+            f"--address={engine.ray}: no Ray cluster that lets this process in ({e}). Give "
             "HOST:PORT of `ray start --head`, from one of its nodes and with its token (see "
             "docs/mining_clusters.md), or 'local'"
         ) from None

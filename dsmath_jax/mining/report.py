@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import pathlib
@@ -21,39 +22,40 @@ td:first-child,th:first-child{text-align:left}
 .bars i{flex:1;background:#58a}.bars i.cut{background:#7b4}
 pre{background:#f6f6f6;padding:.8em;white-space:pre-wrap;overflow:auto}
 .note{background:#fe9;padding:.5em .8em}"""
-TIMED = ("score", "extract", "decontaminate")
+TIMED = ("score", "collect", "extract", "deduplicate", "decontaminate", "domains")
 
 
-def write_report(run: Run, ended: str = "") -> pathlib.Path:
+def write_report(run: Run, last: int = 0, ended: str = "") -> pathlib.Path:
     """Writes report.json and report.html of all iterations that there are; returns the page.
 
     Args:
+      last: iteration that is shown, if not all are.
       ended: why there are no more.
     """
-    numbers = sorted(
-        int(found.group(1))
-        for path in run.workdir.glob("iter*")
-        if (found := re.fullmatch(r"iter(\d+)", path.name)) and (path / "report").is_dir()
-    )
-    iterations = {number: run.notes(number) for number in numbers}
+    numbers = [number for number in iterations(run) if not last or number <= last]
+    found = {number: run.notes(number) for number in numbers}
+    for notes in found.values():
+        if projected := _projected(notes):
+            notes["projected"] = projected
     self_test = run.workdir / "self_test.json"
-    tested = json.loads(self_test.read_text()) if run.index and self_test.exists() else {}
+    has_benchmarks = run.config.benchmarks and self_test.exists()
+    tested = json.loads(self_test.read_text()) if has_benchmarks else {}
     write_json(
         run.workdir / "report.json",
         {
             "ended": ended,
             "self_test": tested,
-            "iterations": [{"iteration": n} | notes for n, notes in iterations.items()],
+            "iterations": [{"iteration": n} | notes for n, notes in found.items()],
         },
     )
     parts = [
         f"<!doctype html><meta charset=utf-8><meta name=referrer content=no-referrer>"
         f"<title>{_text(run.workdir.name)}</title><style>{STYLE}</style>",
         f"<h1>Mining: {_text(run.workdir.name)}</h1>",
-        _overview(iterations),
+        _overview(found),
         f"<p>Ended: {_text(ended)}</p>" if ended else "",
     ]
-    if any(notes.get("annotate", {}).get("mode") == "auto" for notes in iterations.values()):
+    if any(notes.get("annotate", {}).get("mode") == "auto" for notes in found.values()):
         parts.append(
             "<p class=note>No person annotated: where nobody decided, suggestions were taken "
             "(annotate=auto).</p>"
@@ -64,13 +66,21 @@ def write_report(run: Run, ended: str = "") -> pathlib.Path:
             f"inside a page; of {tested['clean_pages']:,} pages made of their words in random "
             f"order it would remove {tested['removed']:,} ({tested['false_removals']:.1%}).</p>"
         )
-    for number, notes in reversed(iterations.items()):
+    for number, notes in reversed(found.items()):
         parts += [f"<h2>Iteration {number}</h2>", *_iteration(run, notes)]
     path = run.workdir / "report.html"
     partial = path.with_suffix(".partial")
     partial.write_text("\n".join(parts), encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def iterations(run: Run) -> list[int]:
+    """Numbers of those of which a stage has been run."""
+    folders = [
+        re.fullmatch(r"iter(\d+)", path.parent.name) for path in run.workdir.glob("iter*/report")
+    ]
+    return sorted(int(found.group(1)) for found in folders if found)
 
 
 def _overview(iterations: Mapping[int, Notes]) -> str:
@@ -187,25 +197,39 @@ def _domains(run: Run, found: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _costs(n: Notes) -> list[str]:
-    """Speed of the stages, and what larger archives would cost at this speed."""
-    stages, rows = {}, []
-    for name in TIMED:
-        if (stage := projection.measured(n.get(name, {}))) is not None:
-            stages[name] = stage
-            rows.append([name, stage.pages, stage.seconds, stage.pages / stage.seconds])
-    if not stages:
-        return []
-    parts = ["<h3>Speed and cost</h3>"]
-    parts.append(_table(["stage", "pages", "seconds of one process", "pages/s"], rows))
+def _projected(n: Notes) -> dict[str, Any]:
+    """What larger archives would cost at the speed of the stages: core-hours and bytes."""
+    stages = {name: projection.measured(n.get(name, {})) for name in TIMED}
+    if not any(stages.values()):
+        return {}
     counts = n.get("collect", {}).get("counts", {})
     taken = counts.get("taken", 0) / max(1, counts.get("pages", 1))
-    rows = []
+    found = {"taken": taken}
     for what, pages in projection.SIZES.items():
-        for name, cost in projection.projected(stages, pages, taken).items():
-            rows.append([f"{what}, {name}", cost.pages, round(cost.core_hours)])
-    parts.append(f"<p>At this speed, with {taken:.1%} of pages above the cut:</p>")
-    return [*parts, _table(["projected", "pages", "core-hours"], rows)]
+        costs = projection.projected(stages, pages, taken)
+        found[what] = {name: dataclasses.asdict(cost) for name, cost in costs.items()}
+    return found
+
+
+def _costs(n: Notes) -> list[str]:
+    if "projected" not in n:
+        return []
+    rows = []
+    for name in TIMED:
+        if (stage := projection.measured(n.get(name, {}))) is not None:
+            rows.append([name, stage.pages, stage.seconds, stage.pages / stage.seconds])
+    parts = ["<h3>Speed and cost</h3>"]
+    parts.append(_table(["stage", "pages", "seconds of one process", "pages/s"], rows))
+    rows = []
+    for what in projection.SIZES:
+        for name, cost in n["projected"][what].items():
+            sizes = [round(cost[kind] / 1e9) for kind in ("read", "written")]
+            rows.append([f"{what}, {name}", cost["pages"], round(cost["core_hours"]), *sizes])
+    parts.append(
+        f"<p>At this speed, with {n['projected']['taken']:.1%} of pages above the cut:</p>"
+    )
+    head = ["projected", "pages", "core-hours", "GB read", "GB written"]
+    return [*parts, _table(head, rows)]
 
 
 def _samples(found: Mapping[str, Any]) -> list[str]:
@@ -238,6 +262,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(x: Any) -> str:
+    if x is None:
+        return ""
     if isinstance(x, float):
         return f"{x:.3f}" if abs(x) < 100 else f"{x:,.0f}"
     return f"{x:,}" if isinstance(x, int) else _text(x)

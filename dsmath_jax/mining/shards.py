@@ -48,7 +48,7 @@ class Shard:
 class Engine:
     """Who runs the shards.
 
-    workers: local processes, or with Ray shards at a time (0: as many as its CPUs).
+    workers: processes, or with Ray shards at a time (0: as many as there are CPUs).
     ray: address of a cluster ("local" starts one), "" for local processes.
     stuck_seconds: at one page until a process is killed, and begins again without the page.
     memory_gb: that a process may take before it is killed (0: no limit).
@@ -104,9 +104,9 @@ def _run(jobs: list[tuple], engine: Engine, report: Report) -> list[dict[str, An
         from dsmath_jax.mining.ray_engine import run_on_ray
 
         return run_on_ray(jobs, engine, report.ended)
-    return Workers(engine.workers, engine.stuck_seconds, engine.memory_gb).run(
-        do_shard, jobs, report.ended
-    )
+    count = engine.workers or os.cpu_count() or 1
+    workers = Workers(min(count, len(jobs)), engine.stuck_seconds, engine.memory_gb)
+    return workers.run(do_shard, jobs, report.ended)
 
 
 def do_shard(job: tuple, progress: Progress) -> dict[str, Any]:
@@ -207,6 +207,8 @@ def _remove_others(folder: pathlib.Path, names: set[str]) -> None:
     for path in folder.iterdir():
         if path.is_dir() and path.name not in names:
             shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix == SECONDS and path.stem not in names:
+            path.unlink(missing_ok=True)
 
 
 class Report:

@@ -58,9 +58,8 @@ class _Worker:
         self.place = context.RawArray("c", 4 * AT_MOST + 1)
         self.count = context.RawValue("L", 0)
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_work, args=(function, theirs, self.place, self.count, memory_gb), daemon=True
-        )
+        arguments = (function, theirs, self.place, self.count, memory_gb, os.getpid())
+        self.process = context.Process(target=_work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
         self.job: int | None = None
@@ -69,7 +68,8 @@ class _Worker:
     def give(self, number: int, job: Any, left_out: list[str]) -> None:
         self.job, self.since = number, time.monotonic()
         self.place.value = b""
-        self.pipe.send((job, left_out))
+        with contextlib.suppress(OSError):  # it has died: seen where answers are read
+            self.pipe.send((job, left_out))
 
     def stuck(self, seconds: float) -> bool:
         """Whether it has been at one page for so long."""
@@ -165,14 +165,16 @@ def _answer(pipe: Connection) -> tuple[bool, Any] | None:
         return None
 
 
-def _work(function: Callable, pipe: Connection, place: Any, count: Any, memory_gb: float) -> None:
+def _work(
+    function: Callable, pipe: Connection, place: Any, count: Any, memory_gb: float, parent: int
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     if memory_gb:
         import resource
 
         limit = int(memory_gb * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    _end_with_parent()
+    end_with_parent(parent)
     while True:
         try:
             job, left_out = pipe.recv()
@@ -187,13 +189,12 @@ def _work(function: Callable, pipe: Connection, place: Any, count: Any, memory_g
         pipe.send(answer)
 
 
-def _end_with_parent() -> None:
-    """Has this process killed when its parent is, whatever it does then; where there is no such
-    call, it ends with its job, at the closed pipe."""
+def end_with_parent(parent: int) -> None:
+    """Has this process killed when its parent, whose number is given, ends; where there is no such
+    call, a worker ends with its job, at the closed pipe."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:
+    if os.getppid() != parent:
         os._exit(1)
 
 

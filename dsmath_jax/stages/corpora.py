@@ -91,6 +91,9 @@ def compare(
         raise InputError(f"config.stage={config.stage!r}: corpora are compared by pretraining")
     if len(corpora) < 2:
         raise InputError("--corpora: give two or more, as in --corpora=mined=DIR,random=DIR")
+    for name in ("tokenizer", "token_cache"):
+        if name in corpora:
+            raise InputError(f"--corpora: {name} is the name of another folder in --workdir")
     if not (heldout or config.data.heldout):
         raise InputError("--heldout: give at least one set, as in --heldout=math=test.jsonl")
     configs = {name: _config_of(config, corpora[name], heldout, workdir) for name in corpora}

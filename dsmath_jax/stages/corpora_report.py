@@ -26,11 +26,20 @@ def write(
     config: ConfigDict,
     corpora: Mapping[str, Mapping[str, str]],
     sizes: Mapping[str, Mapping[str, int]],
-) -> dict[str, Any]:
+) -> None:
     """Writes WORKDIR/comparison.json, .md, .png and .html from the runs WORKDIR/NAME, and prints
-    the last losses; returns what is in the JSON. The first process writes."""
+    the last losses; the first process does.
+
+    Args:
+      config: that of any of the runs.
+      corpora: {name: {"path", ...}}.
+      sizes: {name: {"tokens", "documents"}}.
+    """
+    if jax.process_index() != 0:
+        return
     step_tokens = config.batch_size * config.length
     trained = config.steps * step_tokens
+    losses = read_losses(workdir, list(corpora), list(config.data.heldout), step_tokens)
     result = {
         "tokens": trained,
         "steps": config.steps,
@@ -43,18 +52,15 @@ def write(
             }
             for name in corpora
         },
-        "losses": read_losses(workdir, list(corpora), list(config.data.heldout), step_tokens),
+        "losses": losses,
+        "needed": {name: needed(curves) for name, curves in losses.items()},
     }
-    result["needed"] = {name: needed(of) for name, of in result["losses"].items()}
-    if jax.process_index() == 0:
-        picture = plot(result["losses"])
-        text = tables(result)
-        _replace(workdir / "comparison.json", (json.dumps(result, indent=2) + "\n").encode())
-        _replace(workdir / "comparison.md", text.encode())
-        _replace(workdir / "comparison.png", picture)
-        _replace(workdir / "comparison.html", _page(workdir, result, picture).encode())
-        print(summary_table(result), flush=True)
-    return result
+    picture = plot(losses)
+    _replace(workdir / "comparison.json", (json.dumps(result, indent=2) + "\n").encode())
+    _replace(workdir / "comparison.md", tables(result).encode())
+    _replace(workdir / "comparison.png", picture)
+    _replace(workdir / "comparison.html", _page(workdir, result, picture).encode())
+    print(summary_table(result), flush=True)
 
 
 def read_losses(
@@ -78,11 +84,12 @@ def read_losses(
 
 def needed(curves: Mapping[str, Curve]) -> dict[str, float | None]:
     """{other corpus: tokens of the first corpus, by linear interpolation, until its loss is as low
-    as the other's last}; None where it never is."""
+    as the other's last}; None where it never is. Without those whose loss did not fall."""
     if not curves:
         return {}
     first, *others = curves
-    return {name: _reaches(curves[first], curves[name][-1][1]) for name in others}
+    fell = [name for name in others if curves[name][-1][1] < curves[name][0][1]]
+    return {name: _reaches(curves[first], curves[name][-1][1]) for name in fell}
 
 
 def _reaches(curve: Curve, loss: float) -> float | None:
@@ -178,6 +185,7 @@ def plot(losses: Mapping[str, Mapping[str, Curve]]) -> bytes:
             points = [(tokens, loss) for tokens, loss in curve if tokens]
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=corpus)
         axes.set_title(name, fontsize=10)
+        axes.xaxis.set_major_formatter(lambda tokens, _: count(tokens))
         axes.set_xlabel("tokens trained on", fontsize=8)
         axes.set_ylabel("loss (nats a token)", fontsize=8)
         axes.tick_params(labelsize=7)

@@ -5,8 +5,6 @@ import pathlib
 import signal
 import time
 
-from dsmath_jax.mining import score
-
 
 def count_lines(shard, folder, settings, progress):
     """Copies the lines of a file, upper case where the settings say so."""
@@ -54,6 +52,8 @@ def without_progress(shard, folder, settings, progress):
 
 def score_slowly(shard, folder, settings, progress):
     """`score.score`, which first notes that it begins, and whether the shard was done already."""
+    from dsmath_jax.mining import score
+
     settings = dict(settings)
     done = (folder.parent / shard.name / "done.json").exists()
     with open(settings.pop("log"), "a") as file:
@@ -64,6 +64,8 @@ def score_slowly(shard, folder, settings, progress):
 
 def score_with_hostile_pages(shard, folder, settings, progress):
     """`score.score` in a process that hangs, dies or runs out of memory at pages that say so."""
+    from dsmath_jax.mining import score
+
     text_of = score.text_of
 
     def hostile(page):

@@ -1,5 +1,10 @@
 """The classifier: collapsed exactly, the same at each run, and wrong builds refused."""
 
+import os
+import pathlib
+import subprocess
+import sys
+import time
 import types
 
 import numpy as np
@@ -9,6 +14,7 @@ from dsmath_jax.data.errors import InputError
 from dsmath_jax.mining.classifier import Scorer, collapse, collapsed_path, train
 from dsmath_jax.mining.fasttext_process import check_build, open_fasttext, train_in_process
 from dsmath_jax.mining.quality import auc, held_out, measures
+from tests.mining.process_trees import command, descendants
 
 fasttext = pytest.importorskip("fasttext", reason="fastText: pip install -e '.[mining]'")
 
@@ -145,3 +151,27 @@ def test_hosts_are_held_out_by_their_names_alone():
     names = [f"host{n}.org" for n in range(1000)]
     out = [held_out(name, 0.2) for name in names]
     assert 150 < sum(out) < 250 and out == [held_out(name, 0.2) for name in names]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ends with its parent: on Linux")
+def test_training_ends_with_the_process_that_asked_for_it(tmp_path):
+    program = (
+        "import pathlib, sys\n"
+        "from dsmath_jax.mining.classifier import train\n"
+        "texts = ['a b c d'] * 1000\n"
+        "path = pathlib.Path(sys.argv[1]) / 'model.bin'\n"
+        "train(texts, texts, path, dim=16, buckets=100, epochs=100_000)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", program, tmp_path], env=environment)
+    trains = [0]
+    while not any(" train " in command(pid) for pid in trains) and process.poll() is None:
+        time.sleep(0.1)
+        trains = descendants(process.pid)
+    assert any(" train " in command(pid) for pid in trains)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 5
+    while any(map(command, trains)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(command, trains))

@@ -3,7 +3,6 @@ in `rejected`, what is good is kept, and every run ends."""
 
 import collections
 import gzip
-import json
 import pathlib
 import random
 import time
@@ -21,6 +20,7 @@ from dsmath_jax.mining.archives import read_pages
 from dsmath_jax.mining.defaults import get_defaults
 from dsmath_jax.mining.generated_web import write_web
 from dsmath_jax.mining.pages import Counts
+from dsmath_jax.mining.run import open_run
 from dsmath_jax.mining.shards import Engine, Shard, file_hash, input_shards, run_shards
 from tests.mining.stages_for_tests import score_with_hostile_pages
 from tests.mining.test_archives_damage import mutate, originals
@@ -45,8 +45,8 @@ def run_score(folder, paths, model, stage=score.score, engine=ENGINE):
     settings = {
         "classifier": str(model),
         "classifier_hash": file_hash(model),
-        "sources": {path: n for n, path in enumerate(paths)},
         "max_page_bytes": 8 << 20,
+        "rate": None,
     }
     shards = list(input_shards(paths, lambda path: file_hash(pathlib.Path(path))))
     counts = run_shards(stage, 1, shards, folder, settings, engine, say=str)
@@ -103,8 +103,8 @@ def test_pages_made_to_hang_are_read_or_counted(tmp_path, model):
 
     (rows,) = (tmp_path / "out").glob("*/rows.parquet")
     np.save(tmp_path / "chosen.npy", np.ones(counts["pages"], bool))
-    shard = Shard("bombs", (str(rows), str(tmp_path / "chosen.npy")), "")
-    settings = {"inputs": {0: str(path)}, "max_page_bytes": 8 << 20}
+    shard = Shard("0-bombs", (str(rows), str(tmp_path / "chosen.npy"), str(path)), "")
+    settings = {"max_page_bytes": 8 << 20, "rate": None}
     (found,) = run_shards(
         clean.extraction, 1, [shard], tmp_path / "text", settings, ENGINE, say=str
     )
@@ -181,11 +181,12 @@ def test_a_run_stops_above_its_share_of_damage(tmp_path):
     c = get_defaults()
     c.inputs, c.seed = truth.archives, truth.seed
     c.classifier.update({"dim": 8, "buckets": 2000, "epochs": 5})
-    c.update({"annotate": "auto", "iterations": 1, "workers": 2, "max_rejected_share": 0.02})
+    c.update({"iterations": 1, "workers": 2, "max_rejected_share": 0.02})
+    run = open_run(c, tmp_path / "mined", say=str)
     with pytest.raises(InputError, match=r"\d+ of \d+ records were rejected .*max_rejected_share"):
-        loop.mine(loop.open_mine(c, tmp_path / "mined", say=str))
+        loop.mine(run)
     c.max_rejected_share = 0.9
-    (report,) = loop.mine(loop.open_mine(c, tmp_path / "mined", say=str))
-    assert report["score"]["rejected"]["damaged gzip"] > 10
-    assert report["score"]["pages"] > 150
-    assert json.dumps(report["score"])
+    loop.mine(run)
+    score = run.notes(1)["score"]
+    assert score["rejected"]["damaged gzip"] > 10
+    assert score["pages"] > 150

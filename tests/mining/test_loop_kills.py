@@ -14,52 +14,56 @@ import time
 import pytest
 
 from dsmath_jax.mining.generated_web import write_web
+from dsmath_jax.mining.shards import SECONDS
 from tests.mining.process_trees import command, descendants
 
 ROOT = pathlib.Path(__file__).parents[2]
 KILLS = 20
-STAGES = ["model", "scores", "documents", "signatures", "pairs", "similar", "corpus", "added"]
-
-COMMAND = """
-import json, pathlib, sys
-from dsmath_jax.mining import loop, report
-from dsmath_jax.mining.defaults import get_defaults
-if __name__ == "__main__":
-    web = pathlib.Path(sys.argv[1])
-    c = get_defaults()
-    c.inputs = (str(web / "*.warc.gz"),)
-    c.seed = str(web / "seed.jsonl")
-    c.benchmarks = (str(web / "benchmarks"),)
-    c.classifier.update({"dim": 16, "buckets": 2000, "learning_rate": 0.5, "epochs": 15})
-    c.classifier.min_count = 1
-    c.update({"annotate": "auto", "iterations": 2, "workers": 2, "parts": 2})
-    c.update({"group_pages": 2, "domain_pages": 3, "negatives": 150, "min_score": 0.3})
-    settings = (setting.split("=") for setting in sys.argv[2:])
-    c.update_from_flattened_dict({name: json.loads(value) for name, value in settings})
-    run = loop.open_mine(c, pathlib.Path("mined"), say=lambda line: print(line, flush=True))
-    report.write_reports(run, loop.mine(run))
-"""
+SKIPPED = ("report.html", "config.json")  # it has seconds; the engine
+STAGES = [
+    "model",
+    "scores",
+    "documents",
+    "signatures",
+    "pairs",
+    "similar",
+    "corpus",
+    "hosts",
+    "groups",
+    "added",
+]
+FLAGS = {  # of a loop of two iterations over 400 pages
+    "generated.pages": 0,
+    "inputs": ("../web/*.warc.gz",),
+    "seed": "../web/seed.jsonl",
+    "benchmarks": ("../web/benchmarks",),
+    "workers": 2,
+    "parts": 2,
+    "group_pages": 2,
+    "negatives": 150,
+}
 
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory):
     pytest.importorskip("fastwarc")
     pytest.importorskip("fasttext")
-    folder = tmp_path_factory.mktemp("web")
-    write_web(folder, pages=400, files=4)
-    (folder / "command.py").write_text(COMMAND)
+    folder = tmp_path_factory.mktemp("runs")
+    write_web(folder / "web", pages=400, files=4)
     return folder
 
 
 class Run:
     """A run of the loop in a folder, in a process group of its own; `lines` is what it says."""
 
-    def __init__(self, web, folder, *settings):
+    def __init__(self, folder, *flags):
         folder.mkdir(exist_ok=True)
+        command = [sys.executable, str(ROOT / "launch" / "mine.py")]
+        command += [f"--config={ROOT}/configs/mine_tiny.py:smoke", "--workdir=mined"]
+        command += [f"--config.{name}={value}".replace(" ", "") for name, value in FLAGS.items()]
         self.process = subprocess.Popen(
-            [sys.executable, web / "command.py", web, *settings],
-            cwd=folder,  # the same relative paths, which are among the settings, in each folder
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            [*command, *flags],
+            cwd=folder,  # beside the web: the same relative paths in each folder
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -93,12 +97,12 @@ class Run:
 
 
 def outputs(folder):
-    """Bytes of all files but those of reports' seconds."""
+    """Bytes of all files, but for seconds."""
     found = {}
     for path in sorted((folder / "mined").rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.suffix != SECONDS and path.name not in SKIPPED:
             data = path.read_bytes()
-            if path.name == "report.json":
+            if path.name == "report.json" or path.parent.name == "report":
                 data = re.sub(rb'\n *"seconds": [0-9.e-]+,?', b"", data)
             found[str(path.relative_to(folder))] = data
     return found
@@ -107,26 +111,45 @@ def outputs(folder):
 def markers(folder):
     """Of each finished shard: which file its marker is, and since when."""
     found = {}
-    for path in (folder / "mined").rglob("done.json"):
+    for path in (folder / "mined").glob("**/*/*/done.json"):
         if not path.parent.name.startswith("."):
             status = path.stat()
             found[str(path.parent.relative_to(folder))] = (status.st_ino, status.st_mtime_ns)
     return found
 
 
-@pytest.mark.slow
-def test_20_random_kills_change_no_byte_and_repeat_no_finished_shard(web, tmp_path):
-    Run(web, tmp_path / "whole").end()
-    expected = outputs(tmp_path / "whole")
-    assert {name.split("/")[2] for name in markers(tmp_path / "whole")} >= set(STAGES)
+@pytest.fixture(scope="module")
+def expected(web):
+    """What a run writes that nobody disturbs."""
+    folder = web / "whole"
+    Run(folder).end()
+    assert {pathlib.PurePath(name).parts[-2] for name in markers(folder)} >= set(STAGES)
+    return outputs(folder)
 
+
+def assert_same(folder, expected):
+    found = outputs(folder)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+@pytest.mark.slow
+def test_ray_changes_no_byte(web, expected):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'dsmath-jax[ray]'")
+    folder = web / "ray"
+    Run(folder, "--engine=ray").end()
+    assert_same(folder, expected)
+
+
+@pytest.mark.slow
+def test_20_random_kills_change_no_byte_and_repeat_no_finished_shard(web, expected):
     draws = random.Random(0)
     kills = rounds = 0
     while kills < KILLS:
-        folder = tmp_path / f"killed{rounds}"
+        folder = web / f"killed{rounds}"
         rounds += 1
         finished = {}
-        run = Run(web, folder)
+        run = Run(folder)
         while not run.ended():
             if kills >= KILLS:
                 run.end()
@@ -144,37 +167,38 @@ def test_20_random_kills_change_no_byte_and_repeat_no_finished_shard(web, tmp_pa
             now = markers(folder)
             assert finished.items() <= now.items()
             finished = now
-            run = Run(web, folder)
+            run = Run(folder)
         run.end()
         assert finished.items() <= markers(folder).items()
-        found = outputs(folder)
-        assert found.keys() == expected.keys()
-        assert [name for name in expected if found[name] != expected[name]] == []
+        assert_same(folder, expected)
 
 
 @pytest.mark.slow
-def test_a_changed_setting_has_done_again_what_depends_on_it(web, tmp_path):
-    def changed(*settings):
+def test_a_changed_setting_has_done_again_what_depends_on_it(web):
+    folder = web / "changed"
+
+    def changed(*flags):
         """Stages of each iteration of which shards are done again."""
-        before = markers(tmp_path)
-        Run(web, tmp_path, *settings).end()
-        after = markers(tmp_path)
+        before = markers(folder)
+        Run(folder, *flags).end()
+        after = markers(folder)
         return {
             tuple(pathlib.PurePath(name).parts[1:-1])
             for name in after
             if after[name] != before.get(name)
         }
 
+    one = "--config.iterations=1"
     all_of_1 = {("sample",), *(("iter1", stage) for stage in STAGES)}
-    all_of_2 = {("iter2", stage) for stage in STAGES[1:-1]}
-    assert changed("iterations=1") == all_of_1 - {("iter1", "added")}
+    all_of_2 = {("iter2", stage) for stage in STAGES[:-1]}
+    assert changed(one) == all_of_1 - {("iter1", "added")}
     assert changed() == all_of_2 | {("iter1", "added")}
     assert changed() == set()
-    # Budgets: the second iteration's seed is another, as other pages were taken.
-    unread = {("sample",), ("iter1", "model"), ("iter1", "scores")}
-    assert changed("iterations=1", "budgets.en=4000") == all_of_1 - unread - {("iter1", "added")}
-    assert changed("iterations=1", "budgets.en=4000", "group_pages=3") == set()
-    found = changed("iterations=1", "budgets.en=4000", "classifier.epochs=14")
+    unread = {("sample",), ("iter1", "model"), ("iter1", "scores"), ("iter1", "added")}
+    less = "--config.budgets.en=(4000,)"
+    assert changed(one, less) == all_of_1 - unread
+    assert changed(one, less, "--config.group_pages=3") == set()
+    other = "--config.classifier.epochs=4"
+    found = changed(one, less, other)
     assert found >= {("iter1", "model"), ("iter1", "scores")} and ("sample",) not in found
-    found = changed("iterations=1", "budgets.en=4000", "classifier.epochs=14", "sampled_share=0.9")
-    assert ("sample",) in found
+    assert ("sample",) in changed(one, less, other, "--config.sampled_share=0.9")

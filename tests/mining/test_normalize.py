@@ -129,3 +129,22 @@ def test_text_hash_knows_texts_but_not_white_space():
     assert text_hash("a b\n c") == text_hash(" a  b c ")
     assert text_hash("a b") != text_hash("A b")
     assert 0 <= text_hash("") < 2**64
+
+
+CHARACTERS = (
+    " \t\u3000\xa0\u2028\x1caB\u03a3\u0391\u0130\u4e2d\u6587\u3005\u30fc\u304b\uff0c\uff58"
+    "\xe9e\u0301\ud800\U0001d45b1\u200b\ud55c\U00020000"
+)
+
+
+def test_the_classifiers_text_by_its_definition():
+    """NFKC, a space before and after each East Asian character, lower case, single spaces."""
+    single = re.compile(
+        "[\u2e80-\u2fdf\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+        "\uf900-\ufaff\U00020000-\U0003ffff]"
+    )
+    draw = random.Random(0)
+    for _ in range(5000):
+        text = "".join(draw.choices(CHARACTERS, k=draw.randrange(14)))
+        plain = unicodedata.normalize("NFKC", text.replace("\ud800", ""))
+        assert for_classifier(text) == " ".join(single.sub(r" \g<0> ", plain).lower().split())

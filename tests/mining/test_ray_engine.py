@@ -43,7 +43,7 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
 def test_no_cluster_at_the_address(tmp_path, address):
     pytest.importorskip("ray", reason=needs_ray)
     begin = time.monotonic()
-    with pytest.raises(InputError, match=f"config.ray='{address}': no Ray cluster"):
+    with pytest.raises(InputError, match=f"--address={address}: no Ray cluster"):
         start(tmp_path, address)
     assert time.monotonic() - begin < 20
 
@@ -84,8 +84,8 @@ def score_web(web, out, log, seconds, engine):
     settings = {
         "classifier": str(model),
         "classifier_hash": file_hash(model),
-        "sources": {path: n for n, path in enumerate(inputs)},
         "max_page_bytes": 8 << 20,
+        "rate": None,
         "log": str(log),
         "seconds": seconds,
     }
@@ -110,7 +110,7 @@ def web(tmp_path_factory):
 class Node:
     """`ray start --block` and all processes under it."""
 
-    def __init__(self, environment, *flags):
+    def __init__(self, environment, folder, *flags):
         few = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
         # Without these, nodes of one machine take each other's ports.
         few += ["--min-worker-port=0", "--max-worker-port=0"]
@@ -118,6 +118,7 @@ class Node:
         self.process = subprocess.Popen(
             [*script, "--block", *few, *flags],
             env=environment,
+            cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -146,23 +147,25 @@ class Cluster:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        self.environment = os.environ | {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        }
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.environment = os.environ | token
+        # Nodes find the project where the miner has it, not by themselves.
+        self.environment.pop("PYTHONPATH", None)
+        self.folder = folder
         port = self.address.split(":")[1]
         head = ["--head", f"--port={port}", f"--temp-dir={folder}", "--include-dashboard=false"]
-        self.nodes = [Node(self.environment, *head)]
+        self.nodes = [Node(self.environment, folder, *head)]
         wait_for(lambda: answers(self.address), 60, "the head's port")
         self.add_node()
 
     def add_node(self):
-        self.nodes.append(Node(self.environment, f"--address={self.address}"))
+        self.nodes.append(Node(self.environment, self.folder, f"--address={self.address}"))
 
     def start(self, script, *arguments):
         return subprocess.Popen(
             [sys.executable, script, *map(str, arguments)],
             env=self.environment | {"PYTHONPATH": str(ROOT)},
+            cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -217,7 +220,7 @@ def test_pages_are_left_out_and_errors_come_back_as_from_local_processes(
     begin = time.monotonic()
     _, errors = cluster.start(script, "pages", cluster.address, tmp_path).communicate()
     assert time.monotonic() - begin < 40
-    assert errors.splitlines()[-1].startswith("InputError: config.ray=")
+    assert errors.splitlines()[-1].startswith("InputError: --address=")
     assert "with its token" in errors.splitlines()[-1]
 
 

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from dsmath_jax.mining import workers
 from dsmath_jax.mining.shards import (
     SECONDS,
     Engine,
@@ -86,13 +87,13 @@ def test_shards_that_are_no_more_and_leftovers_go(tmp_path):
     run(shards, tmp_path / "out")
     (tmp_path / "out/.001.77").mkdir()
     run(shards[:1], tmp_path / "out")
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["000"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["000", "000" + SECONDS]
 
 
 def test_processes_change_no_byte(tmp_path):
     shards = make_shards(tmp_path / "in", [f"{n}\n" * n for n in range(12)])
-    for workers in (1, 3):
-        run(shards, tmp_path / f"out{workers}", workers=workers)
+    for count in (1, 3):
+        run(shards, tmp_path / f"out{count}", workers=count)
     assert contents(tmp_path / "out1") == contents(tmp_path / "out3")
 
 
@@ -141,8 +142,24 @@ def test_a_shard_may_be_done_twice_at_once(tmp_path):
         third = pool.apply(do_shard, (job, Progress()))
     assert third["pages"] == 2
     assert log.read_text().split() == ["000", "000"]
-    assert [path.name for path in out.iterdir()] == ["000"]
+    assert sorted(path.name for path in out.iterdir()) == ["000", "000" + SECONDS]
     assert contents(out)["000/lines.txt"] == b"a\nb"
+
+
+def test_a_process_that_dies_before_it_has_a_job_is_replaced(tmp_path, monkeypatch):
+    start, started = workers._Worker.__init__, []
+
+    def start_and_die(self, *arguments):
+        start(self, *arguments)
+        started.append(self)
+        if len(started) < 3:
+            self.process.kill()
+            self.process.join()
+
+    monkeypatch.setattr(workers._Worker, "__init__", start_and_die)
+    run(make_shards(tmp_path / "in", ["a"]), tmp_path / "out")
+    assert json.loads((tmp_path / "out/000/done.json").read_text())["left_out"] == []
+    assert len(started) == 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ends with its parent: on Linux")
@@ -159,14 +176,14 @@ def test_a_process_ends_with_its_parent_whatever_it_does(tmp_path):
     process = subprocess.Popen([sys.executable, script, tmp_path], env=environment)
     while not (folders := list((tmp_path / "out").glob(".000.*"))) and process.poll() is None:
         time.sleep(0.1)
-    workers = [pid for pid in descendants(process.pid) if "spawn_main" in command(pid)]
-    assert folders and workers
+    watched = [pid for pid in descendants(process.pid) if "spawn_main" in command(pid)]
+    assert folders and watched
     process.kill()
     process.wait()
     end = time.monotonic() + 5
-    while any(map(command, workers)) and time.monotonic() < end:
+    while any(map(command, watched)) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not any(map(command, workers))
+    assert not any(map(command, watched))
 
 
 COMMAND = """

@@ -32,6 +32,7 @@ def test_tokens_needed_to_reach_a_loss_by_hand():
         "mined": [(0, 8.0), (10, 4.0), (20, 2.0)],
         "random": [(0, 8.0), (10, 5.0), (20, 3.0)],
         "best": [(0, 8.0), (10, 2.0), (20, 1.0)],
+        "worse": [(0, 8.0), (10, 9.0), (20, 9.5)],  # than an untrained model: nothing to reach
     }
     assert corpora_report.needed(curves) == {"random": 15.0, "best": None}
 
@@ -55,7 +56,7 @@ def data(tmp_path):
 
 def command(data, workdir, *flags):
     return (
-        "--config=configs/compare_corpora.py:smoke",
+        "--config=configs/pretrain_1_3b_tpu.py:smoke",  # the one for a pod
         f"--corpora=problems={data}/problems.jsonl,numbers={data}/numbers.jsonl",
         f"--heldout=worked={data}/held.jsonl:problem+worked,numbers={data}/numbers.jsonl",
         f"--workdir={workdir}",
