@@ -39,13 +39,15 @@ def start(given: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
         stage = clean.extraction
 
     def answer(request: Any) -> dict[str, Any]:
-        seconds, cpu = time.perf_counter(), time.process_time()
-        counts = do_shard((stage, shard, work, settings, "made"), Progress())
-        return {
-            "seconds": time.perf_counter() - seconds,
-            "cpu_seconds": time.process_time() - cpu,
-            "bytes_written": counts["bytes_written"],
-        }
+        # A folder of its own: what is done already would not be done again.
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            seconds, cpu = time.perf_counter(), time.process_time()
+            counts = do_shard((stage, shard, pathlib.Path(folder), settings, "made"), Progress())
+            return {
+                "seconds": time.perf_counter() - seconds,
+                "cpu_seconds": time.process_time() - cpu,
+                "bytes_written": counts["bytes_written"],
+            }
 
     return answer
 

@@ -29,6 +29,7 @@ COLUMNS = (
     "note",
 )
 DECISIONS = ("yes", "no", "")
+LONGEST_URL = 2000
 TEXTS, CHARACTERS = 3, 200  # shown of a group's samples, and of how many characters a text
 
 
@@ -68,7 +69,7 @@ def make_row(group: Group, iteration: int, texts: Sequence[str], threshold: floa
         count.collected,
         round(count.share, 4),
         round(count.scores / count.pages, 4),
-        tuple(sample.url for sample in group.samples),
+        tuple(sample.url[:LONGEST_URL] for sample in group.samples),
         tuple(" ".join(text.split())[:CHARACTERS] for text in texts[:TEXTS]),
         "yes" if count.share >= threshold else "no",
     )
@@ -106,28 +107,39 @@ def read(path: pathlib.Path, iteration: int) -> list[Row]:
         raise InputError(f"{path}: there is no annotation file here") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8; save it as CSV in UTF-8") from None
-    lines = csv.DictReader(io.StringIO(text, newline=""))
+    head = text.split("\n", 1)[0]
+    separator = ";" if head.count(";") > head.count(",") else ","  # as some spreadsheets write it
+    lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     missing = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
     if missing:
         raise InputError(f"{path}: column {missing[0]!r} is missing")
-    return [_row(values, f"{path}, line {lines.line_num}", iteration) for values in lines]
+    try:
+        return [
+            _row(values, f"{path}, line {lines.line_num}", iteration)
+            for values in lines
+            if any(isinstance(x, str) and x.strip() for x in values.values())
+        ]
+    except csv.Error as e:
+        raise InputError(f"{path}, line {lines.line_num}: {e}") from None
 
 
 def _row(values: dict[str, str], where: str, iteration: int) -> Row:
+    """Counts and samples are for people, and may have been changed by a spreadsheet: they are read
+    as far as they can be."""
     try:
         row = Row(
             int(values["iteration"]),
             _unquoted(values["pattern"]),
-            int(values["pages"]),
-            int(values["collected"]),
-            float(values["share"]),
-            float(values["mean_score"]),
-            tuple(json.loads(values["sample_urls"] or "[]")),
-            tuple(json.loads(values["sample_texts"] or "[]")),
-            values["suggested"],
-            values["decision"].strip().lower(),
-            values["annotator"].strip(),
-            values["note"],
+            int(_number(values["pages"])),
+            int(_number(values["collected"])),
+            _number(values["share"]),
+            _number(values["mean_score"]),
+            _texts(values["sample_urls"]),
+            _texts(values["sample_texts"]),
+            values["suggested"] or "",
+            (values["decision"] or "").strip().lower(),
+            (values["annotator"] or "").strip(),
+            values["note"] or "",
         )
     except (ValueError, TypeError, AttributeError) as e:
         raise InputError(f"{where}: {e}") from None
@@ -139,6 +151,21 @@ def _row(values: dict[str, str], where: str, iteration: int) -> Row:
     if row.decision not in DECISIONS:
         raise InputError(f"{where}: decision {row.decision!r} is none of yes, no and empty")
     return row
+
+
+def _number(value: str | None) -> float:
+    try:
+        return float((value or "0").replace(",", "."))
+    except ValueError:
+        return 0.0
+
+
+def _texts(value: str | None) -> tuple[str, ...]:
+    try:
+        found = json.loads(value or "[]")
+    except ValueError:
+        return ()
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def accepted(rows: Sequence[Row], auto: bool) -> list[str]:
@@ -156,21 +183,22 @@ def accepted(rows: Sequence[Row], auto: bool) -> list[str]:
 
 
 def kept_decisions(new: Sequence[Row], annotated: Sequence[Row]) -> list[Row]:
-    """New rows with the decisions, annotators and notes that the old ones of their patterns had."""
+    """New rows with the decisions, annotators and notes that the old ones of their patterns had,
+    and decided old ones that are not asked about any more."""
     old = {row.pattern: row for row in annotated}
     kept = []
     for row in new:
-        if (found := old.get(row.pattern)) is not None:
+        if (found := old.pop(row.pattern, None)) is not None:
             row = dataclasses.replace(
                 row, decision=found.decision, annotator=found.annotator, note=found.note
             )
         kept.append(row)
-    return kept
+    return kept + [row for row in old.values() if row.decision]
 
 
 def _plain(value: object) -> object:
     """A cell that no spreadsheet takes for a formula: what the web wrote must not run there."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "'"):
         return "'" + value
     return value
 

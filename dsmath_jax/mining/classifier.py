@@ -108,6 +108,8 @@ class Scorer:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.model = _load(open_fasttext(), pathlib.Path(path))
+        if sorted(self.model.labels) != [MATH, OTHER]:
+            raise InputError(f"{path}: its labels are not {MATH} and {OTHER}")
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """[texts] float32, of texts as `normalize.for_classifier` gives them."""

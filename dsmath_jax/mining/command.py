@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import pathlib
+import shutil
 import sys
-from typing import Any
+from typing import IO, Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -18,6 +20,7 @@ try:
     from dsmath_jax.mining.export import export
     from dsmath_jax.mining.generated_web import write_web
     from dsmath_jax.mining.iteration import corpus_files
+    from dsmath_jax.mining.language import LANGUAGES
     from dsmath_jax.mining.run import Run, open_benchmarks, open_run, open_workdir, write_json
     from dsmath_jax.mining.shards import file_hash
 except ModuleNotFoundError as e:
@@ -71,6 +74,7 @@ def mine(config: ConfigDict, workdir: pathlib.Path, names: list[str], number: in
 def _mine(config: ConfigDict, workdir: pathlib.Path, names: list[str], number: int) -> None:
     _check(config)
     open_workdir(workdir)
+    lock = _lock(workdir)
     if config.generated.pages:
         _generate(config, workdir)
     run = open_run(config, workdir, say)
@@ -83,11 +87,24 @@ def _mine(config: ConfigDict, workdir: pathlib.Path, names: list[str], number: i
         mined = _export(run, number) if set(EXPORTS) & set(names) else {}
         if "corpora" in names:
             corpora.write_others(run, number, mined)
-        return
-    number, ended = loop.mine(run)
-    _export(run, number)
-    say(f"ended: {ended}")
-    say(f"done: {report.write_report(run, ended)}")
+    else:
+        number, ended = loop.mine(run)
+        _export(run, number)
+        say(f"ended: {ended}")
+        say(f"done: {report.write_report(run, number, ended)}")
+    lock.close()
+
+
+def _lock(workdir: pathlib.Path) -> IO[str]:
+    """Open as long as this process works in the directory."""
+    file = (workdir / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"--workdir={workdir}: another run works in it") from None
+    except OSError:
+        say(f"{workdir} has no locks: start no other run in it")
+    return file
 
 
 def say(line: str) -> None:
@@ -99,14 +116,17 @@ def _check(config: ConfigDict) -> None:
     for name, values in (("annotate", ("csv", "auto")), ("engine", ("local", "ray"))):
         if config[name] not in values:
             raise InputError(f"{name}={config[name]!r}: choose one of {', '.join(values)}")
-    for name in ("held_out_share", "domain_share", "max_rejected_share", "stop_overlap"):
+    shares = ("held_out_share", "heldout_share", "sampled_share", "suggested_share", "min_score")
+    for name in (*shares, "domain_share", "max_rejected_share", "stop_overlap"):
         if not 0 <= config[name] <= 1:
             raise InputError(f"config.{name}={config[name]}: it is a share, from 0 to 1")
     for name in ("positives", "negatives", "iterations", "parts", "group_depth"):
         if config[name] < 1:
             raise InputError(f"config.{name}={config[name]}: it must be at least 1")
     for name, tokens in config.budgets.items():
-        if not tokens or min(tokens) < 1:
+        if name not in LANGUAGES:
+            raise InputError(f"config.budgets.{name}: languages are {', '.join(LANGUAGES)}")
+        if not tokens or any(not isinstance(n, int) or n < 1 for n in tokens):
             raise InputError(f"config.budgets.{name}={tokens}: give tokens, as in (1000000,)")
 
 
@@ -115,10 +135,12 @@ def _generate(config: ConfigDict, workdir: pathlib.Path) -> None:
     made = config.generated
     folder = workdir / "web"
     marker = folder / "made.json"
-    wanted = made.to_json() + file_hash(pathlib.Path(write_web.__code__.co_filename))
+    sources = sorted(pathlib.Path(__file__).parent.glob("generated_web*.py"))
+    wanted = made.to_json() + " ".join(file_hash(path) for path in sources)
     if not marker.exists() or marker.read_text() != wanted:
         say(f"making a web of {made.pages:,} pages in {folder}")
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         write_web(folder, seed=made.seed, pages=made.pages, files=made.files)
         marker.write_text(wanted)
     config.inputs = tuple(sorted(str(path) for path in folder.glob("*.warc.gz")))

@@ -33,5 +33,8 @@ def paths(listing: str, *, prefix: str = PREFIX, rate: RateLimit | None = None) 
     lines = dict.fromkeys(line.strip() for line in text.splitlines() if line.strip())
     if not lines:
         raise InputError(f"{listing} names no file")
+    local = next((x for x in lines if not storage.is_remote(x) and x[:11] != "crawl-data/"), "")
+    if storage.is_remote(listing) and local:
+        raise InputError(f"{listing} names {local!r}, which is no address")
     start = prefix if not prefix or prefix.endswith("/") else prefix + "/"
     return [start + line if line.startswith("crawl-data/") else line for line in lines]

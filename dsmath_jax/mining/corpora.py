@@ -3,21 +3,21 @@ cleaned and written as it is, with the same hosts held out."""
 
 from __future__ import annotations
 
-import json
 import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dsmath_jax.data.errors import InputError
 from dsmath_jax.mining import iteration, page_rows, urls
-from dsmath_jax.mining.clean import DOCUMENTS, cleaning
+from dsmath_jax.mining.clean import CLEAN_VERSION, DOCUMENTS, cleaning
 from dsmath_jax.mining.export import export
 from dsmath_jax.mining.language import language, token_estimate
 from dsmath_jax.mining.normalize import mix
-from dsmath_jax.mining.run import Run
-from dsmath_jax.mining.shards import Shard, do_shard
+from dsmath_jax.mining.rows import read_seed_pages
+from dsmath_jax.mining.run import Run, folder_hash
+from dsmath_jax.mining.shards import Shard, do_shard, file_hash, read_marker, shard_key
 from dsmath_jax.mining.workers import Progress
 
 FOLDER = "corpora"
@@ -84,24 +84,19 @@ def export_seed(run: Run, heldout_share: float) -> dict[str, Any]:
     work.mkdir(parents=True, exist_ok=True)
     documents = work / "documents.parquet"
     page_rows.write(_seed_documents(run.config.seed), DOCUMENTS, documents)
-    shard = Shard("clean", (str(documents), "", run.index, run.config.seed), "")
-    do_shard((cleaning, shard, work, {}, ""), Progress())
+    content = f"{file_hash(documents)} {folder_hash(run.index) if run.index else ''}"
+    shard = Shard("clean", (str(documents), "", run.index, run.config.seed), content)
+    key = shard_key(cleaning, CLEAN_VERSION, {}, shard)
+    if read_marker(work / shard.name, key) is None:
+        shutil.rmtree(work / shard.name, ignore_errors=True)
+        do_shard((cleaning, shard, work, {}, key), Progress())
     files = [work / "clean" / "clean.parquet"]
     return export(files, folder, iteration=0, heldout_share=heldout_share, say=run.say)
 
 
 def _seed_documents(path: str) -> list[dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
-    try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as e:
-        raise InputError(f"config.seed={path}: {e.strerror}") from None
-    for number, line in enumerate(filter(str.strip, lines), 1):
-        try:
-            record = json.loads(line)
-            url, text = str(record["url"]), str(record["text"])
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}, line {number}: not an object with url and text") from None
+    for url, text in read_seed_pages(path):
         row = {"url_hash": urls.url_hash(url), "url": url, "host": urls.host(url)}
         row |= {"language": language(text), "score": 1.0, "tokens": token_estimate(text)}
         row |= {"title": "", "text": text, "formulas": 0, "source": pathlib.Path(path).name}

@@ -59,10 +59,10 @@ def find_domains(run: Run, number: int) -> None:
     """Writes domains.parquet, all domains with their counts, and groups.parquet, the URL-path
     groups of those of which more than `config.domain_share` was collected."""
     c, folder = run.config, run.folder(number)
-    taken = needed(folder / "taken.npy", "decontaminate", number)
-    key = file_hash(taken)
+    collected = needed(folder / "above.npy", "collect", number)
+    key = file_hash(collected)
     shards = [
-        Shard(shard.name, (str(rows), str(taken)), f"{output_key(rows.parent)} {key}")
+        Shard(shard.name, (str(rows), str(collected)), f"{output_key(rows.parent)} {key}")
         for shard, rows in zip(run.shards, run.rows(number), strict=True)
     ]
     run.do(count_hosts, VERSION, shards, folder / "hosts", {})
@@ -91,9 +91,9 @@ def count_hosts(
     shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     """Writes hosts.parquet. Inputs: rows, and url_hash of the pages that are collected (.npy)."""
-    rows, taken = shard.inputs
+    rows, above = shard.inputs
     table = pq.read_table(rows, columns=["url_hash", "host", "score"])
-    collected = is_in_sorted(table["url_hash"].to_numpy(), np.load(taken, mmap_mode="r"))
+    collected = is_in_sorted(table["url_hash"].to_numpy(), np.load(above, mmap_mode="r"))
     table = pa.table(
         {
             "host": table["host"].cast(pa.string()),
@@ -130,12 +130,12 @@ def count_groups(
 
     Inputs: rows, url_hash of the pages that are collected (.npy), names of the domains (.parquet).
     """
-    rows, taken, names = shard.inputs
+    rows, above, names = shard.inputs
     columns = ["url_hash", "url", "host", "score", "source", "offset", "length"]
     table = pq.read_table(rows, columns=columns)
     hosts = pq.read_table(names)["host"]
     table = table.filter(pyarrow.compute.is_in(table["host"].cast(pa.string()), hosts))
-    collected = is_in_sorted(table["url_hash"].to_numpy(), np.load(taken, mmap_mode="r")).tolist()
+    collected = is_in_sorted(table["url_hash"].to_numpy(), np.load(above, mmap_mode="r")).tolist()
     order = mix(table["url_hash"].to_numpy()).tolist()
     pages = (
         domains.Page(

@@ -43,7 +43,9 @@ def annotate(run: Run, number: int) -> bool:
     ]
     path = run.csv(number)
     if path.exists():
-        rows = annotation.kept_decisions(rows, annotation.read(path, number))
+        before = annotation.read(path, number)
+        annotation.accepted(before, auto=False)  # refuses two decisions on one group
+        rows = annotation.kept_decisions(rows, before)
     annotation.write(rows, path)
     decided = sum(bool(row.decision) for row in rows)
     found = {"asked": len(rows), "decided": decided, "mode": c.annotate}
@@ -69,10 +71,10 @@ def grow(run: Run, number: int) -> None:
     c, folder = run.config, run.folder(number)
     decided = annotation.read(needed(run.csv(number), "annotate", number), number)
     patterns = annotation.accepted(decided, auto=c.annotate == "auto")
-    accepted, taken = folder / "accepted.json", folder / "taken.npy"
+    accepted, above = folder / "accepted.json", folder / "above.npy"
     write_json(accepted, patterns)
-    given = (str(needed(taken, "decontaminate", number)), str(accepted))
-    key = f"{file_hash(taken)} {file_hash(accepted)}"
+    given = (str(needed(above, "collect", number)), str(accepted))
+    key = f"{file_hash(above)} {file_hash(accepted)}"
     files = run.rows(number)
     shards = [
         Shard(shard.name, (str(rows), *given), f"{output_key(rows.parent)} {key}")
@@ -112,14 +114,14 @@ def find_accepted(
 
     Inputs: rows, url_hash of the pages that are collected (.npy), accepted patterns (.json).
     """
-    rows, taken, file = shard.inputs
+    rows, above, file = shard.inputs
     accepted = domains.Patterns(json.loads(pathlib.Path(file).read_text(encoding="utf-8")))
     table = pq.read_table(rows, columns=["url_hash", "host", "url"])
     hosts = pa.array(sorted(accepted.depths), pa.string())
     is_near = pyarrow.compute.is_in(table["host"].cast(pa.string()), hosts)
     row = np.flatnonzero(is_near.to_numpy())
     hashes = table["url_hash"].to_numpy()
-    row = row[~is_in_sorted(hashes[row], np.load(taken, mmap_mode="r"))]
+    row = row[~is_in_sorted(hashes[row], np.load(above, mmap_mode="r"))]
     urls = table["url"].take(pa.array(row)).to_pylist()
     row = row[np.array([url in accepted for url in urls], bool)]
     found = np.empty(len(row), FOUND)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from dsmath_jax.mining.run import (
     Run,
     add_counts,
     arrays_hash,
+    content_key,
     folder_hash,
     needed,
     save_array,
@@ -39,24 +41,23 @@ from dsmath_jax.mining.workers import Progress
 def train(run: Run, number: int) -> None:
     """Trains the classifier of an iteration, and measures it on hosts that it never saw.
 
-    Negatives are random pages that neither are in the seed nor were taken by the iteration before:
-    the paper does not say so, but pages that were found to be mathematical are no negatives.
+    Negatives are random pages that neither are in the seed nor were above the cut of the iteration
+    before: the paper does not say so, but what was found to be mathematical is no negative.
     With `config.classifier.path` the first iteration's is given, and nothing is trained for it.
     """
-    c = run.config
+    c, folder = run.config, run.folder(number)
+    folder.mkdir(parents=True, exist_ok=True)
+    if number == 1 and (c.seed or not c.classifier.path):
+        seed = training_set.read_seed(c.seed, c.positives)
+        page_rows.write(seed, training_set.TEXTS, folder / "seed.parquet")
     if number == 1 and c.classifier.path:
         classifier.Scorer(c.classifier.path)
         run.note(number, "train", {"classifier": c.classifier.path})
         return
-    folder = run.folder(number)
-    if number == 1:
-        folder.mkdir(parents=True, exist_ok=True)
-        seed = training_set.read_seed(c.seed)
-        page_rows.write(seed, training_set.TEXTS, folder / "seed.parquet")
     positives = list(training_set.read_texts([needed(folder / "seed.parquet", "grow", number - 1)]))
     known = {row["url_hash"] for row in positives}
     if number > 1:
-        known |= set(run.taken(number - 1).tolist())
+        known |= set(run.above(number - 1).tolist())
     sets = {
         "positives": training_set.draw(positives, c.positives, number),
         "negatives": training_set.draw(_random_pages(run), c.negatives, number, known),
@@ -170,11 +171,21 @@ def collect(run: Run, number: int) -> None:
     budgets = {name: of[min(number, len(of)) - 1] for name, of in c.budgets.items()}
     if not c.classify:
         budgets = dict.fromkeys(ranking.LANGUAGES, 2**62)
-    scratch = run.folder(number) / "ranking"
     least = c.min_score if c.classify else 0.0
-    found = ranking.collect(run.rows(number), budgets, scratch, least)
-    run.choose(number, "chosen", found.chosen)
+    files, above = run.rows(number), run.folder(number) / "above.npy"
+    made_of = [output_key(file.parent) for file in files]
+    key = content_key([made_of, budgets, least, c.labels])
+    if above.exists() and run.notes(number).get("collect", {}).get("key") == key:
+        run.say("collect: done already")
+        return
+    start = time.perf_counter()
+    found = ranking.collect(files, budgets, run.folder(number) / "ranking", least)
+    hashes = run.choose(number, "chosen", found.chosen)
+    save_array(above, np.sort(hashes))
     report = {
+        "key": key,
+        "pages": found.counts["pages"],
+        "seconds": round(time.perf_counter() - start, 3),
         "counts": found.counts,
         "cuts": {name: least for name, (least, _) in found.cuts.items()},
         "histograms": {name: _coarse(h) for name, h in found.histograms.items()},
@@ -229,25 +240,32 @@ def deduplicate(run: Run, number: int) -> None:
     """Finds near-duplicates, and which page of each cluster stays."""
     folder = run.folder(number)
     documents = run.made(folder / "documents", "extract", number, "documents.parquet")
-    run.do(clean.signatures, clean.SIGNATURES_VERSION, documents, folder / "signatures", {})
+    counted = [
+        run.do(clean.signatures, clean.SIGNATURES_VERSION, documents, folder / "signatures", {})
+    ]
     signed = run.made(folder / "signatures", "deduplicate", number, "shard")
     paths, keys = [s.inputs[0] for s in signed], " ".join(s.key for s in signed)
     settings = {"parts": run.config.parts}
     parts = [Shard(f"{n:04d}", tuple(paths), keys) for n in range(run.config.parts)]
-    run.do(clean.pairs, clean.PAIRS_VERSION, parts, folder / "pairs", settings)
+    counted.append(run.do(clean.pairs, clean.PAIRS_VERSION, parts, folder / "pairs", settings))
     names = [folder / "pairs" / part.name for part in parts]
     pairs, keys = [str(n / "pairs.npy") for n in names], " ".join(output_key(n) for n in names)
     parts = [Shard(part.name, tuple(pairs), keys) for part in parts]
-    run.do(
-        clean.similar, clean.SIMILAR_VERSION, parts, folder / "similar", settings, signatures=paths
+    where = folder / "similar"
+    counted.append(
+        run.do(clean.similar, clean.SIMILAR_VERSION, parts, where, settings, signatures=paths)
     )
     similar = [str(folder / "similar" / part.name / "similar.npy") for part in parts]
     found = duplicate_clusters.find_duplicates(paths, similar)
     partial = folder / "duplicates.partial.npz"
-    np.savez(partial, page=found.page, kept=found.kept, similarity=found.similarity)
+    of = np.array(_documents_key(documents))
+    np.savez(partial, of=of, page=found.page, kept=found.kept, similarity=found.similarity)
     partial.replace(folder / "duplicates.npz")
     sizes = {str(size): count for size, count in found.sizes().items()}
-    run.note(number, "deduplicate", {"cluster_sizes": sizes, "near-duplicates": len(found.page)})
+    report = {"cluster_sizes": sizes, "near-duplicates": len(found.page)}
+    report["pages"] = counted[0].get("pages", 0)
+    report["seconds"] = round(sum(counts["seconds"] for counts in counted), 3)
+    run.note(number, "deduplicate", report)
 
 
 def decontaminate(run: Run, number: int) -> None:
@@ -257,6 +275,11 @@ def decontaminate(run: Run, number: int) -> None:
     duplicates, key = folder / "duplicates.npz", ""
     if duplicates.exists():
         with np.load(duplicates) as arrays:
+            if str(arrays["of"]) != _documents_key(documents):
+                raise InputError(
+                    f"{duplicates} is of other documents: run --stage=deduplicate "
+                    f"--iteration={number} again, or remove the file"
+                )
             key = arrays_hash(*(arrays[name] for name in ("page", "kept", "similarity")))
     index_key = folder_hash(run.index) if run.index else ""
     given = (str(duplicates) if key else "", run.index)
@@ -273,6 +296,10 @@ def decontaminate(run: Run, number: int) -> None:
         found["taken_before"] = len(before)
         found["overlap"] = float(is_in_sorted(hashes, before).mean()) if len(hashes) else 0.0
     run.note(number, "decontaminate", found)
+
+
+def _documents_key(documents: Sequence[Shard]) -> str:
+    return content_key([shard.key for shard in documents])
 
 
 def corpus_files(run: Run, number: int) -> list[pathlib.Path]:

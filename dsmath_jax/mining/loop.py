@@ -30,7 +30,7 @@ def run_stages(run: Run, names: Sequence[str], number: int) -> None:
     """These stages of an iteration, in the order given, and the report."""
     for name in names:
         STAGES[name](run, number)
-        report.write_report(run)
+        report.write_report(run, number)
 
 
 def mine(run: Run) -> tuple[int, str]:
@@ -51,6 +51,9 @@ def mine(run: Run) -> tuple[int, str]:
             return number, f"{overlap:.1%} of its pages had been taken in the iteration before"
         if number == c.iterations:
             break
+        counts = run.notes(number)["collect"]["counts"]
+        if counts["taken"] == counts["unique"]:
+            return number, "every page was taken: smaller budgets leave some to learn from"
         if not growth.annotate(run, number):
             return number, f"decide in {run.csv(number)}, and start the same command again"
         run_stages(run, ["grow"], number)

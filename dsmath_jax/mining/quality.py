@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.mining import urls
+from dsmath_jax.mining.rows import read_objects
 
 
 def held_out(host: str, share: float, seed: int = 0) -> bool:
@@ -70,15 +69,10 @@ def read_labels(path: str) -> dict[int, bool]:
     Raises:
       InputError: the file is missing or a line has no url and label.
     """
-    try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as e:
-        raise InputError(f"config.labels={path}: {e.strerror}") from None
     labels = {}
-    for n, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            labels[urls.url_hash(row["url"])] = row["label"] == "math"
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{path}, line {n}: not an object with url and label") from None
+    for number, row in read_objects(path, "config.labels"):
+        url, label = row.get("url"), row.get("label")
+        if not isinstance(url, str) or not isinstance(label, str):
+            raise InputError(f"{path}, line {number}: not an object with url and label")
+        labels[urls.url_hash(url)] = label == "math"
     return labels

@@ -99,7 +99,7 @@ def _connect(engine: Engine) -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError("config.ray needs Ray: pip install 'dsmath-jax[ray]'") from None
+        raise InputError("--engine=ray needs Ray: pip install 'dsmath-jax[ray]'") from None
     if ray.is_initialized():
         return ray
     # What processes print stays in Ray's logs: with it, Ray sends all that libtpu logs on a host.
@@ -115,7 +115,7 @@ def _connect(engine: Engine) -> Any:
         ray.init(address=engine.ray, **options)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as e:
         raise InputError(
-            f"config.ray={engine.ray!r}: no Ray cluster that lets this process in ({e}). Give "
+            f"--address={engine.ray}: no Ray cluster that lets this process in ({e}). Give "
             "HOST:PORT of `ray start --head`, from one of its nodes and with its token (see "
             "docs/mining_clusters.md), or 'local'"
         ) from None

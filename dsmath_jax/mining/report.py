@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import pathlib
@@ -21,18 +22,24 @@ td:first-child,th:first-child{text-align:left}
 .bars i{flex:1;background:#58a}.bars i.cut{background:#7b4}
 pre{background:#f6f6f6;padding:.8em;white-space:pre-wrap;overflow:auto}
 .note{background:#fe9;padding:.5em .8em}"""
-TIMED = ("score", "extract", "decontaminate")
+TIMED = ("score", "collect", "extract", "deduplicate", "decontaminate", "domains")
 
 
-def write_report(run: Run, ended: str = "") -> pathlib.Path:
+def write_report(run: Run, last: int = 0, ended: str = "") -> pathlib.Path:
     """Writes report.json and report.html of all iterations that there are; returns the page.
 
     Args:
+      last: iteration that is shown, if not all are.
       ended: why there are no more.
     """
-    found = {number: run.notes(number) for number in iterations(run)}
+    numbers = [number for number in iterations(run) if not last or number <= last]
+    found = {number: run.notes(number) for number in numbers}
+    for notes in found.values():
+        if projected := _projected(notes):
+            notes["projected"] = projected
     self_test = run.workdir / "self_test.json"
-    tested = json.loads(self_test.read_text()) if run.index and self_test.exists() else {}
+    has_benchmarks = run.config.benchmarks and self_test.exists()
+    tested = json.loads(self_test.read_text()) if has_benchmarks else {}
     write_json(
         run.workdir / "report.json",
         {
@@ -190,25 +197,39 @@ def _domains(run: Run, found: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _costs(n: Notes) -> list[str]:
-    """Speed of the stages, and what larger archives would cost at this speed."""
-    stages, rows = {}, []
-    for name in TIMED:
-        if (stage := projection.measured(n.get(name, {}))) is not None:
-            stages[name] = stage
-            rows.append([name, stage.pages, stage.seconds, stage.pages / stage.seconds])
-    if not stages:
-        return []
-    parts = ["<h3>Speed and cost</h3>"]
-    parts.append(_table(["stage", "pages", "seconds of one process", "pages/s"], rows))
+def _projected(n: Notes) -> dict[str, Any]:
+    """What larger archives would cost at the speed of the stages: core-hours and bytes."""
+    stages = {name: projection.measured(n.get(name, {})) for name in TIMED}
+    if not any(stages.values()):
+        return {}
     counts = n.get("collect", {}).get("counts", {})
     taken = counts.get("taken", 0) / max(1, counts.get("pages", 1))
-    rows = []
+    found = {"taken": taken}
     for what, pages in projection.SIZES.items():
-        for name, cost in projection.projected(stages, pages, taken).items():
-            rows.append([f"{what}, {name}", cost.pages, round(cost.core_hours)])
-    parts.append(f"<p>At this speed, with {taken:.1%} of pages above the cut:</p>")
-    return [*parts, _table(["projected", "pages", "core-hours"], rows)]
+        costs = projection.projected(stages, pages, taken)
+        found[what] = {name: dataclasses.asdict(cost) for name, cost in costs.items()}
+    return found
+
+
+def _costs(n: Notes) -> list[str]:
+    if "projected" not in n:
+        return []
+    rows = []
+    for name in TIMED:
+        if (stage := projection.measured(n.get(name, {}))) is not None:
+            rows.append([name, stage.pages, stage.seconds, stage.pages / stage.seconds])
+    parts = ["<h3>Speed and cost</h3>"]
+    parts.append(_table(["stage", "pages", "seconds of one process", "pages/s"], rows))
+    rows = []
+    for what in projection.SIZES:
+        for name, cost in n["projected"][what].items():
+            sizes = [round(cost[kind] / 1e9) for kind in ("read", "written")]
+            rows.append([f"{what}, {name}", cost["pages"], round(cost["core_hours"]), *sizes])
+    parts.append(
+        f"<p>At this speed, with {n['projected']['taken']:.1%} of pages above the cut:</p>"
+    )
+    head = ["projected", "pages", "core-hours", "GB read", "GB written"]
+    return [*parts, _table(head, rows)]
 
 
 def _samples(found: Mapping[str, Any]) -> list[str]:
@@ -241,6 +262,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(x: Any) -> str:
+    if x is None:
+        return ""
     if isinstance(x, float):
         return f"{x:.3f}" if abs(x) < 100 else f"{x:,.0f}"
     return f"{x:,}" if isinstance(x, int) else _text(x)

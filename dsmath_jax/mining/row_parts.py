@@ -51,7 +51,7 @@ class RowParts:
         for number, some in enumerate(np.split(rows[order], ends[:-1])):
             if len(some):
                 with self._path(number).open("ab") as file:
-                    some.tofile(file)
+                    file.write(some.tobytes())
 
     def _path(self, number: int) -> pathlib.Path:
         return self.folder / f"{number:06d}"

@@ -123,3 +123,39 @@ def _group(
         raise
     except (pa.ArrowException, OSError, ValueError):
         yield Rejected(path, number, "", "damaged parquet")
+
+
+def read_objects(path: str, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 1, object) of each line of a small local JSONL file.
+
+    Args:
+      field: of the configuration that names the file, for messages.
+
+    Raises:
+      InputError: the file is missing, or a line is no object.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    row = _parsed(line.encode("utf-8", "surrogatepass"))
+                    if not isinstance(row, dict):
+                        raise InputError(f"{path}, line {number}: not a JSON object")
+                    yield number, row
+    except OSError as e:
+        raise InputError(f"{field}={path}: {e.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{field}={path}: not UTF-8") from None
+
+
+def read_seed_pages(path: str) -> Iterator[tuple[str, str]]:
+    """(url, text) of each line of the seed.
+
+    Raises:
+      InputError: the file is missing, or a line has no url and text.
+    """
+    for number, row in read_objects(path, "config.seed"):
+        url, text = row.get("url"), row.get("text")
+        if not isinstance(url, str) or not isinstance(text, str) or not url:
+            raise InputError(f"{path}, line {number}: not an object with url and text")
+        yield url, text

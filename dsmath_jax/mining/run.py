@@ -3,12 +3,12 @@
 WORKDIR/iterN/seed.parquet              positives of iteration N
               sample/ training/ model/  negatives and the classifier
               scores/SHARD/             a row for each page
-              chosen/                   which rows are taken
+              chosen/ above.npy         which rows are above the cut; their url_hash, in order
               documents/SHARD/          their content
               duplicates.npz            near-duplicates among them
               corpus/SHARD/             what is left, and what was removed
               taken.npy                 url_hash of what is left, in order
-              groups.json               domains and URL-path groups
+              domains.parquet groups.parquet
               report/STAGE.json         what each stage found
         annotate_iterN.csv, .html       for a person to decide
 """
@@ -18,8 +18,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -27,7 +29,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.errors import InputError
-from dsmath_jax.mining import benchmark_texts, common_crawl, decontamination, storage
+from dsmath_jax.mining import benchmark_texts, common_crawl, decontamination, page_rows, storage
 from dsmath_jax.mining.rate_limit import RateLimit
 from dsmath_jax.mining.shards import (
     Engine,
@@ -112,12 +114,19 @@ class Run:
             shards.append(Shard(shard.name, (str(file), str(path), shard.inputs[0]), key))
         return shards
 
-    def choose(self, number: int, name: str, chosen: Iterable[np.ndarray]) -> None:
-        """Writes which rows are chosen, [rows] bool for each file of rows."""
+    def choose(self, number: int, name: str, chosen: Iterable[np.ndarray]) -> np.ndarray:
+        """Writes which rows are chosen, [rows] bool for each file of rows; their url_hash."""
         folder = self.folder(number) / name
         folder.mkdir(parents=True, exist_ok=True)
-        for shard, which in zip(self.shards, chosen, strict=True):
+        hashes = [np.zeros(0, np.uint64)]
+        for shard, file, which in zip(self.shards, self.rows(number), chosen, strict=True):
             save_array(folder / f"{shard.name}.npy", which)
+            hashes.append(page_rows.read(file, ["url_hash"])["url_hash"][which])
+        return np.concatenate(hashes)
+
+    def above(self, number: int) -> np.ndarray:
+        """[pages] uint64: url_hash of the pages above the cut of an iteration, in order."""
+        return np.load(needed(self.folder(number) / "above.npy", "collect", number))
 
     def made(self, folder: pathlib.Path, stage: str, number: int, name: str) -> list[Shard]:
         """A shard for each input's folder there, that reads one of its files."""
@@ -154,10 +163,10 @@ def open_run(config: ConfigDict, workdir: pathlib.Path, say: Say = print) -> Run
       InputError: an input is missing or wrong.
     """
     rate = None
-    if config.requests_per_second:
-        rate = RateLimit(
-            str(workdir / ".rate"), config.requests_per_second, config.bytes_per_second
-        )
+    if config.requests_per_second:  # of this machine: on a disk of its own
+        name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
+        path = os.path.join(tempfile.gettempdir(), f"dsmath_rate_{name}")
+        rate = RateLimit(path, config.requests_per_second, config.bytes_per_second)
     if config.crawl:
         inputs = list(common_crawl.paths(config.crawl, prefix=config.crawl_prefix, rate=rate))
         inputs = inputs[: config.crawl_files or None]
@@ -216,6 +225,10 @@ def add_counts(counted: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return total
 
 
+def content_key(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def arrays_hash(*arrays: np.ndarray) -> str:
     return hashlib.sha256(b"".join(x.tobytes() for x in arrays)).hexdigest()
 
@@ -235,5 +248,15 @@ def save_array(path: pathlib.Path, array: np.ndarray) -> None:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    text = json.dumps(_without_nan(value), indent=1, sort_keys=True, ensure_ascii=False)
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _without_nan(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(x) for x in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

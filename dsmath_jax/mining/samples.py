@@ -13,7 +13,7 @@ from dsmath_jax.mining.archives import read_page_at
 from dsmath_jax.mining.iteration import corpus_files
 from dsmath_jax.mining.normalize import mix
 from dsmath_jax.mining.pages import Limits, Page
-from dsmath_jax.mining.run import Run
+from dsmath_jax.mining.run import Run, needed
 
 EACH, CHARACTERS = 10, 600  # texts of a kind, and what is shown of each
 COLUMNS = ("url_hash", "url", "score", "language", "source", "offset", "length")
@@ -22,6 +22,7 @@ COLUMNS = ("url_hash", "url", "score", "language", "source", "offset", "length")
 def samples(run: Run, number: int) -> None:
     """Texts of random pages of the corpus, of pages just above and just below the cut of each
     language, of random pages below it, and what was removed why."""
+    needed(run.folder(number) / "above.npy", "collect", number)
     cuts = run.notes(number)["collect"]["cuts"] if run.config.classify else {}
     found = {"kept": _kept(run, number)} | _around_the_cut(run, number, cuts)
     found["removed"] = _removed(run, number)

@@ -3,7 +3,6 @@ pages (DeepSeekMath 2.1)."""
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from dsmath_jax.mining.archives import read_pages, read_pages_at
 from dsmath_jax.mining.language import language
 from dsmath_jax.mining.normalize import for_classifier, mix
 from dsmath_jax.mining.pages import Limits, Page
+from dsmath_jax.mining.rows import read_seed_pages
 from dsmath_jax.mining.score import FEWEST_CHARACTERS, MOST_CHARACTERS, text_of
 from dsmath_jax.mining.shards import Shard
 from dsmath_jax.mining.workers import Progress
@@ -49,30 +49,20 @@ def text_row(url: str, text: str, source: str) -> dict[str, Any]:
     }
 
 
-def read_seed(path: str) -> list[dict[str, Any]]:
-    """Rows of TEXTS of a JSONL file of url and text, each address once, by url_hash.
+def read_seed(path: str, count: int) -> list[dict[str, Any]]:
+    """Rows of TEXTS of a JSONL file of url and text, each address once, by url_hash; of more than
+    `count` so many.
 
     Raises:
       InputError: the file is missing or empty, or a line has no url and text.
     """
     if not path:
         raise InputError("config.seed: give a JSONL file of url and text, the first positives")
-    try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as e:
-        raise InputError(f"config.seed={path}: {e.strerror}") from None
-    rows = {}
     name = pathlib.Path(path).name
-    for number, line in enumerate(filter(str.strip, lines), 1):
-        try:
-            record = json.loads(line)
-            row = text_row(record["url"], record["text"], name)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{path}, line {number}: not an object with url and text") from None
-        rows[row["url_hash"]] = row
+    rows = draw((text_row(url, text, name) for url, text in read_seed_pages(path)), count, 0)
     if not rows:
         raise InputError(f"config.seed={path} is empty: it needs mathematical pages")
-    return [rows[h] for h in sorted(rows)]
+    return rows
 
 
 def sample(

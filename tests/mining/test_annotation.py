@@ -68,7 +68,7 @@ def test_what_a_person_decides_counts_and_the_suggestion_only_where_asked(tmp_pa
     [
         ("1,b.org/", "2,b.org/", "line 2: it is of iteration 2, and this is 1"),
         (",no,,,", ",no,maybe,,", "decision 'maybe' is none of yes, no and empty"),
-        ("1,b.org/,90", "1,b.org/,ninety", "line 2: invalid literal"),
+        ("1,b.org/,90", "one,b.org/,90", "line 2: invalid literal"),
         ("pattern,", "path,", "column 'pattern' is missing"),
     ],
 )
@@ -89,6 +89,29 @@ def test_missing_files_and_two_minds_are_refused(tmp_path):
     both = [dataclasses.replace(row, decision=d) for d in ("yes", "no")]
     with pytest.raises(InputError, match="decided as both"):
         accepted(both, auto=False)
+
+
+def test_what_spreadsheets_do_to_a_file_is_understood(tmp_path):
+    path = tmp_path / "annotate_iter1.csv"
+    write(rows(), path)
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    lines[1] |= {"share": "0,6", "decision": "yes", "sample_texts": "cut off ["}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, delimiter=";")
+        writer.writeheader()
+        writer.writerows([*lines, dict.fromkeys(COLUMNS, "")])
+    back = read(path, 1)
+    assert (len(back), back[1].share, back[1].sample_texts) == (3, 0.6, ())
+    assert accepted(back, auto=False) == ["a.org/questions/*"]
+
+
+def test_decisions_on_groups_that_are_not_asked_about_stay():
+    decided = [dataclasses.replace(row, decision="no", note="mine") for row in rows()]
+    kept = kept_decisions(rows()[:1], decided)
+    assert [(row.pattern, row.decision, row.note) for row in kept] == [
+        (row.pattern, "no", "mine") for row in rows()
+    ]
 
 
 def test_nothing_that_the_web_wrote_runs(tmp_path):

@@ -43,7 +43,7 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
 def test_no_cluster_at_the_address(tmp_path, address):
     pytest.importorskip("ray", reason=needs_ray)
     begin = time.monotonic()
-    with pytest.raises(InputError, match=f"config.ray='{address}': no Ray cluster"):
+    with pytest.raises(InputError, match=f"--address={address}: no Ray cluster"):
         start(tmp_path, address)
     assert time.monotonic() - begin < 20
 
@@ -220,7 +220,7 @@ def test_pages_are_left_out_and_errors_come_back_as_from_local_processes(
     begin = time.monotonic()
     _, errors = cluster.start(script, "pages", cluster.address, tmp_path).communicate()
     assert time.monotonic() - begin < 40
-    assert errors.splitlines()[-1].startswith("InputError: config.ray=")
+    assert errors.splitlines()[-1].startswith("InputError: --address=")
     assert "with its token" in errors.splitlines()[-1]
 
 
