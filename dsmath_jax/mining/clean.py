@@ -21,6 +21,7 @@ from dsmath_jax.mining.extract import Extracted, extract
 from dsmath_jax.mining.language import token_estimate
 from dsmath_jax.mining.pages import Limits, Page
 from dsmath_jax.mining.shards import Shard
+from dsmath_jax.mining.sorted_arrays import find_sorted
 from dsmath_jax.mining.workers import Progress
 
 # source: name of the archive.
@@ -157,14 +158,11 @@ def cleaning(
     the archive.
     """
     path, duplicates, benchmarks, archive = shard.inputs
-    near: dict[int, tuple[int, float]] = {}
-    if duplicates:
-        with np.load(duplicates) as arrays:
-            columns = [arrays[name].tolist() for name in ("page", "kept", "similarity")]
-        near = {page: (kept, similar) for page, kept, similar in zip(*columns, strict=True)}
+    table = pq.read_table(path)
+    near = _near(table["url_hash"].to_numpy(), duplicates) if duplicates else {}
     index = Index.load(benchmarks) if benchmarks else None
     kept, removed = [], []
-    for document in pq.read_table(path).to_pylist():
+    for document in table.to_pylist():
         if (twin := near.get(document["url_hash"])) is not None:
             removed.append(_removed(document, "near-duplicate", f"{twin[0]:016x}", "", twin[1]))
         elif index is not None and (hits := index.find(document["text"])):
@@ -188,6 +186,15 @@ def cleaning(
         "near-duplicates": sum(row["cause"] == "near-duplicate" for row in removed),
         "benchmark": len({row["url"] for row in removed if row["cause"] == "benchmark"}),
     }
+
+
+def _near(pages: np.ndarray, duplicates: str) -> dict[int, tuple[int, float]]:
+    """Of those pages that are to be removed: the page that is kept, and its similarity."""
+    with np.load(duplicates) as arrays:
+        at = find_sorted(pages, arrays["page"])
+        here = at >= 0
+        kept, similarity = (arrays[name][at[here]].tolist() for name in ("kept", "similarity"))
+    return dict(zip(pages[here].tolist(), zip(kept, similarity, strict=True), strict=True))
 
 
 def _source(archive: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from dsmath_jax.mining import urls
@@ -18,6 +18,7 @@ DEEPEST = 99  # folders of a path
 MIXED = (0.05, 0.95)  # between these shares a group is neither collected nor left
 APART = 0.2  # how far a part's share is from the whole's to be shown for itself
 SAMPLES = 5  # of a group's pages that are not collected
+MERGED = 8  # groups of one pattern at a time
 
 
 class Count(NamedTuple):
@@ -35,32 +36,6 @@ class Count(NamedTuple):
     def gain(self) -> int:
         """Pages that are not collected."""
         return self.pages - self.collected
-
-
-def add(counts: Iterable[Mapping[str, Count]]) -> dict[str, Count]:
-    """The sums over shards, by name in its order."""
-    total: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0.0])
-    for part in counts:
-        for name, count in part.items():
-            for i, x in enumerate(count):
-                total[name][i] += x
-    return {n: Count(int(p), int(c), s) for n, (p, c, s) in sorted(total.items())}
-
-
-def count(names: Iterable[str], collected: Iterable[bool], scores: Iterable[float]) -> dict:
-    """name -> Count of pages."""
-    return add(
-        {n: Count(1, int(c), float(s))} for n, c, s in zip(names, collected, scores, strict=True)
-    )
-
-
-def mathematical(
-    domains: Mapping[str, Count], share: float = 0.1, min_pages: int = 10
-) -> list[str]:
-    """Names of domains of which more than `share` was collected, the ones with the most pages to
-    gain first."""
-    found = [n for n, c in domains.items() if c.share > share and c.pages >= min_pages]
-    return sorted(found, key=lambda n: (-domains[n].gain, n))
 
 
 class Sample(NamedTuple):
@@ -129,7 +104,7 @@ def add_groups(parts: Iterable[Iterable[Group]]) -> list[Group]:
         for group in part:
             key = group.depth, group.pattern
             found[key].append(group)
-            if len(found[key]) > 1000:  # they need not be kept
+            if len(found[key]) == MERGED:  # so that few are in memory
                 found[key] = [_sum(found[key])]
     return [_sum(found[key]) for key in sorted(found)]
 

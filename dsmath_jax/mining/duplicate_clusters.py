@@ -42,6 +42,17 @@ Path = str | os.PathLike[str]
 _BEST, _BEFORE = 4, 4
 _REPRESENTATIVES = 64  # kept pages of a cluster that its later pages are compared with
 
+# Of a shard. ends: of each page's shingles. row: of each bucket, the page.
+ARRAYS: dict[str, np.dtype] = {
+    "url_hash": np.dtype(np.uint64),
+    "score": np.dtype(np.float32),
+    "length": np.dtype(np.int64),
+    "shingles": np.dtype(np.uint32),
+    "ends": np.dtype(np.int64),
+    "bucket": np.dtype(np.uint64),
+    "row": np.dtype(np.uint32),
+}
+
 
 @dataclass(frozen=True)
 class Duplicates:
@@ -85,57 +96,65 @@ def write_shard(pages: Iterable[tuple[int, float, str]], path: Path) -> int:
     bucket = np.concatenate(buckets) if buckets else np.zeros(0, np.uint64)
     row = np.repeat(has_words, BANDS)
     order = np.argsort(bucket, kind="stable")
-    arrays: dict[str, np.ndarray] = {
-        "url_hash": np.array(hashes, np.uint64),
-        "score": np.array(scores, np.float32),
-        "length": np.array(lengths, np.int64),
-        "shingles": np.concatenate(sets) if sets else np.zeros(0, np.uint32),
+    arrays = {
+        "url_hash": hashes,
+        "score": scores,
+        "length": lengths,
+        "shingles": np.concatenate(sets) if sets else [],
         "ends": np.cumsum([len(found) for found in sets], dtype=np.int64),
         "bucket": bucket[order],
-        "row": row[order].astype(np.uint32),
+        "row": row[order],
     }
     partial = pathlib.Path(f"{os.fspath(path)}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, array in arrays.items():
-        np.save(partial / f"{name}.npy", array)
+        np.save(partial / f"{name}.npy", np.asarray(array, ARRAYS[name]))
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
     return len(hashes)
 
 
 class Shards:
-    """Shards as one list of pages, numbered through; read from disk where they are touched."""
+    """Shards as one list of pages, numbered through. What is touched is read from disk, and no file
+    stays open: there may be more shards than files and maps that a process may have."""
 
     def __init__(self, paths: Sequence[Path]):
-        self.paths = [pathlib.Path(path) for path in paths]
-        self._arrays: dict[tuple[int, str], np.ndarray] = {}
-        counts = [len(self.array(i, "url_hash")) for i in range(len(paths))]
+        self.paths = [os.fspath(path) for path in paths]
+        counts = [len(self.map(i, "url_hash")) for i in range(len(paths))]
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def array(self, shard: int, name: str) -> np.ndarray:
-        if (shard, name) not in self._arrays:
-            file = self.paths[shard] / f"{name}.npy"
-            self._arrays[shard, name] = np.load(file, mmap_mode="r").view(np.ndarray)
-        return self._arrays[shard, name]
+    def map(self, shard: int, name: str) -> np.ndarray:
+        """An array that lies on disk; its file is open as long as there is a view of it."""
+        return np.load(f"{self.paths[shard]}/{name}.npy", mmap_mode="r")
+
+    def read(self, shard: int, name: str, start: int, end: int) -> np.ndarray:
+        """Values of an array from `start` to `end`."""
+        with open(f"{self.paths[shard]}/{name}.npy", "rb") as file:
+            header = int.from_bytes(file.read(10)[8:], "little")  # its length, in version 1.0
+            size = ARRAYS[name].itemsize
+            file.seek(10 + header + start * size)
+            return np.frombuffer(file.read((end - start) * size), ARRAYS[name])
 
     def column(self, name: str, pages: np.ndarray) -> np.ndarray:
         """A value of each of these pages."""
         shard = np.searchsorted(self.starts, pages, side="right") - 1
-        values = np.empty(len(pages), self.array(0, name).dtype if self.paths else np.int64)
-        for i in np.unique(shard):
-            chosen = shard == i
-            values[chosen] = self.array(int(i), name)[pages[chosen] - self.starts[i]]
+        order = np.argsort(shard, kind="stable")
+        numbers, first = np.unique(shard[order], return_index=True)
+        values = np.empty(len(pages), ARRAYS[name])
+        for i, here in zip(numbers.tolist(), np.split(order, first[1:]), strict=False):
+            start, end = self.starts[i : i + 2].tolist()
+            values[here] = self.read(i, name, 0, end - start)[pages[here] - start]
         return values
 
     def shingles(self, page: int) -> np.ndarray:
         shard = int(np.searchsorted(self.starts, page, side="right")) - 1
         row = page - int(self.starts[shard])
-        ends = self.array(shard, "ends")
-        return np.array(self.array(shard, "shingles")[ends[row - 1] if row else 0 : ends[row]])
+        ends = self.read(shard, "ends", max(row - 1, 0), row + 1).tolist()
+        return self.read(shard, "shingles", ends[0] if row else 0, ends[-1])
 
     def best_first(self, pages: np.ndarray, *groups: np.ndarray) -> np.ndarray:
         """The order of pages by group (the first group given is the outermost), then by rank."""
@@ -160,11 +179,11 @@ def _pairs(shards: Shards, part: int, parts: int) -> np.ndarray:
     low, high = part * (1 << 64) // parts, (part + 1) * (1 << 64) // parts - 1
     buckets, pages = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     for i, start in enumerate(shards.starts[:-1]):
-        bucket = shards.array(i, "bucket")
-        a = np.searchsorted(bucket, np.uint64(low))
-        b = np.searchsorted(bucket, np.uint64(high), side="right")
-        buckets.append(bucket[a:b])
-        pages.append(shards.array(i, "row")[a:b] + start)
+        bucket = shards.map(i, "bucket")
+        a = int(np.searchsorted(bucket, np.uint64(low)))
+        b = int(np.searchsorted(bucket, np.uint64(high), side="right"))
+        buckets.append(np.array(bucket[a:b]))
+        pages.append(shards.read(i, "row", a, b) + start)
     bucket, page = np.concatenate(buckets), np.concatenate(pages)
     order = np.argsort(bucket, kind="stable")
     bucket, page = bucket[order], page[order]

@@ -33,6 +33,7 @@ from dsmath_jax.mining.run import (
     save_array,
 )
 from dsmath_jax.mining.shards import Shard, file_hash, output_key
+from dsmath_jax.mining.sorted_arrays import is_in_sorted
 from dsmath_jax.mining.workers import Progress
 
 
@@ -293,7 +294,7 @@ def decontaminate(run: Run, number: int) -> None:
     if number > 1:
         before = run.taken(number - 1)
         found["taken_before"] = len(before)
-        found["overlap"] = float(np.isin(hashes, before).mean()) if len(hashes) else 0.0
+        found["overlap"] = float(is_in_sorted(hashes, before).mean()) if len(hashes) else 0.0
     run.note(number, "decontaminate", found)
 
 

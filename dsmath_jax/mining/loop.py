@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dsmath_jax.mining import growth, iteration, report, samples
+from dsmath_jax.mining import domain_stage, growth, iteration, report, samples
 from dsmath_jax.mining.run import Run
 
 # In their order; each takes a run and the number of its iteration.
@@ -18,7 +18,7 @@ STAGES: dict[str, Callable[[Run, int], Any]] = {
     "extract": iteration.extract,
     "deduplicate": iteration.deduplicate,
     "decontaminate": iteration.decontaminate,
-    "domains": growth.find_domains,
+    "domains": domain_stage.find_domains,
     "samples": samples.samples,
     "annotate": growth.annotate,
     "grow": growth.grow,

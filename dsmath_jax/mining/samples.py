@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dsmath_jax.mining import page_rows, score
-from dsmath_jax.mining.archives import read_pages_at
+from dsmath_jax.mining.archives import read_page_at
 from dsmath_jax.mining.iteration import corpus_files
 from dsmath_jax.mining.normalize import mix
 from dsmath_jax.mining.pages import Limits, Page
@@ -79,7 +79,7 @@ def _value(x: Any) -> Any:
 def _with_text(run: Run, page: tuple) -> dict[str, Any]:
     _, _, url, found, language, source, offset, length = page
     limits = Limits(run.config.max_page_bytes, rate=run.rate)
-    read = next(read_pages_at(run.shards[source].inputs[0], [(offset, length)], limits))
+    read = read_page_at(run.shards[source].inputs[0], offset, length, limits)
     text = score.text_of(read) if isinstance(read, Page) else None
     return {
         "url": url,

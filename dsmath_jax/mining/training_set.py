@@ -33,7 +33,8 @@ TEXTS = pa.schema(
         ("text", pa.string()),
     ]
 )
-SAMPLE_VERSION = ADDED_VERSION = 1
+SAMPLE_VERSION = 1
+ADDED_VERSION = 2
 
 
 def text_row(url: str, text: str, source: str) -> dict[str, Any]:
@@ -87,13 +88,15 @@ def sample(
 def added(
     shard: Shard, folder: pathlib.Path, settings: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
-    """Writes added.parquet: texts of the chosen rows of an archive, for the next seed.
+    """Writes added.parquet: texts of the found rows of an archive, for the next seed.
 
-    Inputs: a file of rows, which of them are chosen (.npy, [rows] bool), their archive.
-    Settings: source: what the pages' rows say of it.
+    Inputs: a file of rows, which of them are found (.npy, of "row" and "order"), their archive.
+    Settings: source: what the pages' rows say of it. most: an order below it is taken.
     """
-    file, chosen, path = shard.inputs
-    table = pq.read_table(file, columns=["offset", "length"]).filter(pa.array(np.load(chosen)))
+    file, found, path = shard.inputs
+    pages = np.load(found)
+    chosen = pages["row"][pages["order"] < settings["most"]]
+    table = pq.read_table(file, columns=["offset", "length"]).take(pa.array(chosen))
     places = [(row["offset"], row["length"]) for row in table.to_pylist()]
     limits = Limits(settings["max_page_bytes"], rate=settings["rate"])
     rows = {}

@@ -1,6 +1,8 @@
 """Near-duplicates: estimates against sets, the rule of removal, the same for any shards."""
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from dsmath_jax.mining.near_duplicates import (
 )
 from dsmath_jax.mining.normalize import words
 from dsmath_jax.mining.union_find import components
+from tests.conftest import REPO
 
 WORDS = [f"{a}{b}" for a in "bcdfghklmnprst" for b in ("a", "e", "i", "o", "u", "ar", "el", "in")]
 
@@ -197,6 +200,31 @@ def test_same_pages_removed_for_any_shards_order_and_parts(tmp_path):
         found = run(tmp_path / str(i), pages, shards, parts)
         for name in ("page", "kept", "similarity"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), (shards, parts)
+
+
+FEW_FILES = """
+import pathlib, resource, sys
+import numpy as np
+from dsmath_jax.mining import duplicate_clusters as clusters
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+folder = pathlib.Path(sys.argv[1])
+shards = [folder / f"shard{i}" for i in range(300)]
+clusters.write_pairs(shards, 0, 1, folder / "pairs.npy")
+clusters.write_similar(shards, [folder / "pairs.npy"], 0, 1, folder / "similar.npy")
+found = clusters.find_duplicates(shards, [folder / "similar.npy"])
+np.savez(folder / "found.npz", page=found.page, kept=found.kept)
+"""
+
+
+def test_more_shards_than_files_that_may_be_open(tmp_path):
+    expected = run(tmp_path, web(3, 300), 300)
+    command = [sys.executable, "-c", FEW_FILES, str(tmp_path)]
+    subprocess.run(command, check=True, cwd=REPO)
+    with np.load(tmp_path / "found.npz") as found:
+        assert len(found["page"]) > 60
+        assert np.array_equal(found["page"], expected.page)
+        assert np.array_equal(found["kept"], expected.kept)
 
 
 def test_removals_against_all_pairs(tmp_path):

@@ -17,6 +17,7 @@ from dsmath_jax.models.checkpoint import checkpoint_steps
 from tests.conftest import REPO
 
 SHORT = ("--config.length=80", "--config.batch_size=8")  # most of a longer step is waiting
+SFT = ["--config=configs/sft_tiny.py:smoke", *SHORT]
 STEPS = {"pretrain": 40, "sft": 40, "rl": 14, "rl_ahead": 14, "sft_then_rl": 5}
 
 
@@ -62,7 +63,7 @@ def stage_flags(riddles, taught):
             "--config.optimizer.learning_rate=1e-2",
             "--config.optimizer.schedule=constant",
         ],
-        "sft": ["--config=configs/sft_tiny.py:smoke", *SHORT],
+        "sft": SFT,
         "rl": rl,
         "rl_ahead": [*rl, "--config.rl.ahead=True", "--config.rl.dynamic_sampling=1"],
         "sft_then_rl": [
@@ -153,9 +154,9 @@ def run_killing(begin, moments) -> int:
     return killed
 
 
-def test_sigterm_saves_and_exits_cleanly(tmp_path, stage_flags):
+def test_sigterm_saves_and_exits_cleanly(tmp_path):
     workdir = tmp_path / "stopped"
-    process = start(stage_flags["sft"], workdir, 400)
+    process = start(SFT, workdir, 400)
     for line in process.stderr:
         if "done," in line:
             break
