@@ -1,4 +1,4 @@
-"""The miner's loop on a web made for it, in English and Chinese: three minutes on two CPU cores.
+"""The miner's loop on a web made for it, in English and Chinese: two minutes on two CPU cores.
 
     python launch/mine.py --config=configs/mine_tiny.py --annotate=auto
     python launch/mine.py --config=configs/mine_tiny.py            a person decides, in a CSV file
@@ -23,5 +23,5 @@ def get_config(arg=""):
     c.classifier.epochs = 8
     c.classifier.min_count = 1
     c.budgets = {"en": (280_000, 410_000), "zh": (60_000, 120_000)}
-    c.iterations = 3
+    c.iterations = 4
     return with_argument(c, arg)

@@ -20,6 +20,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory(prefix="compiled_")  # removed when this process ends
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Threads of torch that wait for a core which the other worker has take 20 times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import pytest

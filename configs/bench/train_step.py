@@ -41,4 +41,5 @@ def get_config(arg=""):
     c.length = 4096
     c.batch_size = {"1_3b": 8, "7b": 2}[arg]
     c.remat = "dots"
+    c.unroll = {"1_3b": 24, "7b": 30}[arg]
     return c

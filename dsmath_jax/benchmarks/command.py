@@ -15,7 +15,15 @@ from dsmath_jax.data.errors import InputError
 from dsmath_jax.stages import command
 
 # Each is a module beside this one with run(config) -> dict of numbers (nested for groups of them).
-BENCHMARKS = ("train_step", "data", "generation", "grpo_step", "rollout_precision", "mining")
+BENCHMARKS = (
+    "train_step",
+    "attention",
+    "data",
+    "generation",
+    "grpo_step",
+    "rollout_precision",
+    "mining",
+)
 
 
 def main(description: str) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh
 
-from dsmath_jax.models import flash_gpu, splash
+from dsmath_jax.models import cudnn_attention, flash_gpu, splash
 from dsmath_jax.models.chunked_attention import chunked_attention, pad_length
 from dsmath_jax.models.sharding import partition_spec
 
-BACKENDS = ("auto", "splash", "flash", "chunked")
-FOR_PLATFORM = {"tpu": "splash", "gpu": "flash"}
+BACKENDS = ("auto", "splash", "cudnn", "flash", "chunked")
+# What runs on a platform's devices beside "chunked"; "auto" is the first that can.
+FOR_PLATFORM = {"tpu": ("splash",), "gpu": ("cudnn", "flash")}
 
 
 def causal_attention(
@@ -40,8 +42,9 @@ def causal_attention(
       q: [batch, length, heads, head_dim].
       k, v: [batch, length, kv_heads, head_dim]; kv_heads divides heads.
       segment_ids: [batch, length] int; a segment's tokens lie together.
-      backend: "splash" (Pallas, TPU), "flash" (Pallas, GPU), "chunked" (plain XLA, any device), or
-        "auto": what suits the devices of the mesh in `jax.set_mesh`, else of this machine.
+      backend: "splash" (Pallas, TPU), "cudnn" (GPU from Hopper on, 16 bits), "flash" (Pallas, any
+        GPU), "chunked" (plain XLA, any device), or "auto": what suits the devices of the mesh in
+        `jax.set_mesh`, else of this machine.
       interpret: run a Pallas kernel without its device, to test it.
       prefix_ids: [batch, length] int, which segment of the row each token's own segment continues:
         several may continue one. Its own id where it continues none. A prefix comes before what
@@ -54,9 +57,9 @@ def causal_attention(
       ValueError: the backend is unknown, or does not run on the mesh.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    backend = resolve_backend(backend, mesh, interpret)
+    backend = resolve_backend(backend, mesh, q.dtype, q.shape[-1], interpret)
     if prefix_ids is not None and not reads_prefixes(backend):
-        raise ValueError("attention='flash' knows no prefixes; choose 'chunked'")
+        raise ValueError("attention='flash' knows no prefixes; choose 'cudnn' or 'chunked'")
     split = not mesh.empty and mesh.size > 1
     length, heads = q.shape[1:3]
     shards = mesh.shape["sequence"] if split else 1
@@ -82,6 +85,8 @@ def causal_attention(
             )
         if kernel is not None:
             return splash.splash_attention(kernel, q, k, v, q_ids[0], ids[0], *q_ids[1:], *ids[1:])
+        if backend == "cudnn":
+            return cudnn_attention.cudnn_attention(q, k, v, *ids)
         if backend == "flash":
             return flash_gpu.flash_attention(q, k, v, *ids, interpret)
         q_prefixes = q_ids[1] if len(q_ids) > 1 else None
@@ -103,27 +108,39 @@ def causal_attention(
     return checkpoint_name(attend(kernel, q, k, v, *ids)[:, :length], "attention_out")
 
 
-def resolve_backend(backend: str, mesh: AbstractMesh, interpret: bool = False) -> str:
+def resolve_backend(
+    backend: str, mesh: AbstractMesh, dtype: Any, head_dim: int = 0, interpret: bool = False
+) -> str:
     """What "auto" is for the mesh's devices: a program may be compiled for a TPU without having
-    one, so the machine's own do not count where a mesh is set.
+    one, so the machine's own do not count where a mesh is set. `dtype`, `head_dim` (0: any): of the
+    computation and its heads.
 
     Raises:
       ValueError: the backend is unknown, or does not run on the mesh.
     """
     if backend not in BACKENDS:
         raise ValueError(f"attention={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
-    device = None if mesh.empty else mesh.abstract_device
-    platform = device.platform if device else jax.default_backend()
-    suited = FOR_PLATFORM.get(platform, "chunked")
-    backend = suited if backend == "auto" else backend
-    if backend not in (suited, "chunked") and not interpret:
-        raise ValueError(f"attention={backend!r} does not run on {platform}; choose 'auto'")
-    if backend == "flash" and not mesh.empty and mesh.shape["sequence"] > 1:
+    runs_on = platform(mesh)
+    possible = (*FOR_PLATFORM.get(runs_on, ()), "chunked")
+    if backend == "auto":
+        no_cudnn = possible[0] == "cudnn" and cudnn_attention.refusal(dtype, head_dim)
+        backend = possible[1] if no_cudnn else possible[0]
+    if backend not in possible and not interpret:
+        raise ValueError(f"attention={backend!r} does not run on {runs_on}; choose 'auto'")
+    if backend == "cudnn" and (reason := cudnn_attention.refusal(dtype, head_dim)):
+        raise ValueError(f"attention='cudnn' {reason}; choose 'auto'")
+    if backend in ("cudnn", "flash") and not mesh.empty and mesh.shape["sequence"] > 1:
         raise ValueError(
-            "attention='flash' does not split queries; set mesh size sequence=1 or "
+            f"attention={backend!r} does not split queries; set mesh size sequence=1 or "
             "attention='chunked'"
         )
     return backend
+
+
+def platform(mesh: AbstractMesh) -> str:
+    """Of the mesh's devices, or without one of the default."""
+    device = None if mesh.empty else mesh.abstract_device
+    return device.platform if device else jax.default_backend()
 
 
 def reads_prefixes(backend: str) -> bool:

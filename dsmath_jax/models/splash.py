@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+from dsmath_jax.models.segment_features import BASE, DIGITS, extended, of_answers
+
 LANES = 128  # what a block is a multiple of
-DIGITS, BASE = 4, 8  # that tell apart the segments after one prefix: at most 8^4
-APART = -32768.0  # score between two of them, exact in bfloat16: their weight is exp of it, 0
 
 # Largest block. Of those that compile within the 16 MiB of VMEM a kernel gets by default (2048 does
 # not), the one with the fewest passes over K and V; head_dim 64 and 128, bfloat16 and float32.
@@ -80,31 +80,13 @@ def splash_attention(
     [batch, length, kv_heads, head_dim]; segments and prefixes [batch, queries], [batch, length].
 
     The kernel knows one segment for each token. With prefixes that is the prefix's, and further
-    dimensions of q and k keep apart what follows it: their products are exactly 0 between tokens
-    that see each other, else `APART` or a multiple.
+    dimensions of q and k keep apart what follows it (`segment_features`).
     """
     scaled = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
     if q_prefixes is not None and prefixes is not None:
-        own = _one_hot_digits(segments - prefixes)
-        others = own.any(axis=-1, keepdims=True) & (own == 0)
-        scaled = _extended(scaled, APART * _one_hot_digits(q_segments - q_prefixes))
-        k = _extended(k, others)
+        scaled = extended(scaled, of_answers(q_segments, q_prefixes)[0])
+        k = extended(k, of_answers(segments, prefixes)[1])
         q_segments, segments = q_prefixes, prefixes
     by_head = [x.swapaxes(1, 2) for x in (scaled, k, v)]
     out = jax.vmap(kernel)(*by_head, splash.SegmentIds(q_segments, segments))
     return out.swapaxes(1, 2)
-
-
-def _one_hot_digits(number: jax.Array) -> jax.Array:
-    """[batch, length] int -> [batch, length, DIGITS x BASE]: a 1 for each digit, none for 0."""
-    digits = number[..., None] // BASE ** jnp.arange(DIGITS) % BASE
-    one_hot = (digits[..., None] == jnp.arange(BASE)) & (number > 0)[..., None, None]
-    return one_hot.reshape(*number.shape, DIGITS * BASE).astype(jnp.float32)
-
-
-def _extended(x: jax.Array, features: jax.Array) -> jax.Array:
-    """[batch, length, heads, head_dim] with [batch, length, n] as n further dimensions."""
-    features = features[:, :, None].astype(x.dtype)
-    return jnp.concatenate(
-        [x, jnp.broadcast_to(features, (*x.shape[:3], features.shape[-1]))], axis=-1
-    )

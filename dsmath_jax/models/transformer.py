@@ -10,15 +10,18 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from dsmath_jax.losses.row_matmul import row_matmul, row_matmuls
-from dsmath_jax.models.attention import BACKENDS, causal_attention
+from dsmath_jax.models.attention import BACKENDS, causal_attention, platform
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.cudnn_attention import kept_for_backward
 from dsmath_jax.models.embedding import embed_tokens
 from dsmath_jax.models.parameters import init_param, param_specs
 from dsmath_jax.models.rope import cos_sin, rotate
 from dsmath_jax.models.sharding import constrain
 
 POLICIES = jax.checkpoint_policies
-ATTENTION = POLICIES.save_only_these_names("attention_residuals")
+ATTENTION = POLICIES.save_from_both_policies(
+    POLICIES.save_only_these_names("attention_residuals"), kept_for_backward
+)
 
 # What the backward pass finds of a layer; the rest it computes again.
 REMAT = {
@@ -33,6 +36,8 @@ REMAT = {
         offload_dst="pinned_host",
     ),
 }
+
+QKV, GATE_UP = ("wq", "wk", "wv"), ("w_gate", "w_up")  # matrices that multiply the same
 
 
 class Layers(nnx.Module):
@@ -59,6 +64,8 @@ class Transformer(nnx.Module):
         products and attention's result, "attention" that result, "full" nothing; "offload" is
         "attention" with the layers' inputs in the host's memory.
       attention: "auto", or which of `attention.BACKENDS`.
+      unroll: layers that one turn of the loop over them computes. Of all of them there is no loop:
+        a GPU copies neither weights out of their stack nor results into one, and compiles longer.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class Transformer(nnx.Module):
         param_dtype: Any = jnp.float32,
         remat: str = "none",
         attention: str = "auto",
+        unroll: int = 1,
     ):
         if remat not in REMAT:
             raise ValueError(f"remat={remat!r} is unknown; choose one of {', '.join(REMAT)}")
@@ -81,6 +89,9 @@ class Transformer(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
         self.attention = attention
+        self.unroll = min(unroll, config.num_layers)
+        if unroll < 1:
+            raise ValueError(f"unroll={unroll} must be at least 1")
         if params is None:
             params = init_params(config, seed, param_dtype)
         self.embed = nnx.Param(params["embed"])
@@ -129,20 +140,27 @@ class Transformer(nnx.Module):
         x = embed_tokens(self.embed[...], tokens, self.dtype)
         x = constrain(x, "batch", "length", "hidden")
         cos, sin = cos_sin(self.config, positions)
+        on_gpu = platform(jax.sharding.get_abstract_mesh()) == "gpu"
 
         def body(x, params):
             x = checkpoint_name(x, "layer_input")
 
             def attend(q, k, v):
                 out = causal_attention(q, k, v, segment_ids, self.attention, prefix_ids=prefix_ids)
-                return out, (k, v) if with_kv else None
+                if not with_kv:
+                    return out, None
+                # Without a barrier XLA:GPU computes v twice, once where the scan collects it.
+                return out, jax.lax.optimization_barrier((k, v)) if on_gpu else (k, v)
 
             x, kv = self._layer(params, x, cos, sin, attend)
             return constrain(x, "batch", "length", "hidden"), kv
 
         if self.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=False)
-        x, kv = jax.lax.scan(body, x, self.stacked())
+            # Without a loop the compiler would keep what is to be computed again; of "dots" that is
+            # little, and faster so.
+            prevent = self.unroll == self.config.num_layers and self.remat != "dots"
+            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=prevent)
+        x, kv = jax.lax.scan(body, x, self.stacked(), unroll=self.unroll)
         return rms_norm(x, self.final_norm[...], self.config.norm_eps), kv
 
     def prefill(self, tokens: jax.Array, lengths: jax.Array):
@@ -195,7 +213,11 @@ class Transformer(nnx.Module):
         """x [batch, length, hidden]; attend(q, k, v) gives (output, whatever it wants to keep)."""
         c, p = self.config, jax.tree.map(lambda w: w.astype(self.dtype), params)
         h = rms_norm(x, p["attn_norm"], c.norm_eps)
-        q, k, v = row_matmuls(h, [p["wq"], p["wk"], p["wv"]])
+        if "wqkv" in p:
+            ends = c.num_heads * c.head_dim, (c.num_heads + c.num_kv_heads) * c.head_dim
+            q, k, v = jnp.split(row_matmul(h, p["wqkv"]), ends, axis=-1)
+        else:
+            q, k, v = row_matmuls(h, [p[name] for name in QKV])
         if c.qkv_bias:
             q, k, v = q + p["bq"], k + p["bk"], v + p["bv"]
         q = rotate(q.reshape(*q.shape[:2], c.num_heads, c.head_dim), cos, sin)
@@ -204,9 +226,23 @@ class Transformer(nnx.Module):
         out, kept = attend(q, k, v)
         x = x + row_matmul(out.reshape(*x.shape[:2], -1), p["wo"])
         h = rms_norm(x, p["mlp_norm"], c.norm_eps)
-        gate, up = row_matmuls(h, [p["w_gate"], p["w_up"]])
+        if "w_gate_up" in p:
+            gate, up = jnp.split(row_matmul(h, p["w_gate_up"]), 2, axis=-1)
+        else:
+            gate, up = row_matmuls(h, [p[name] for name in GATE_UP])
         h = jax.nn.silu(gate) * up
         return x + row_matmul(h, p["w_down"]), kept
+
+
+def side_by_side(layers: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Parameters of layers with the matrices of one input as one, which a step of few rows reads
+    faster; for `Transformer.read`."""
+    apart = {name: x for name, x in layers.items() if name not in (*QKV, *GATE_UP)}
+    joined = {"wqkv": QKV, "w_gate_up": GATE_UP}
+    return apart | {
+        name: jnp.concatenate([layers[part] for part in parts], axis=-1)
+        for name, parts in joined.items()
+    }
 
 
 def init_params(config: ModelConfig, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:

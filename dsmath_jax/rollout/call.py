@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.transformer import side_by_side
 from dsmath_jax.rollout import cache as caches
 from dsmath_jax.rollout import decode as programs
 from dsmath_jax.rollout.cache import SHARDS, Cache, Moves, sharding, shards_of
@@ -27,7 +29,12 @@ FEWER_FROM = 16
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """What is alike for all calls of a sampler: see `Sampler`. `by_layer`: on a CPU."""
+    """What is alike for all calls of a sampler: see `Sampler`.
+
+    by_layer: weights and cache lie in a part for each layer: on a CPU, and with kernels.
+    kernels: those of `gpu_attention`, which read each slot's own blocks alone. Without them there
+      is a program for each of some numbers of blocks, and a CPU's cache grows to these.
+    """
 
     graph: Any
     config: ModelConfig
@@ -37,6 +44,7 @@ class Engine:
     max_rows: int
     interval: int
     by_layer: bool
+    kernels: bool
     pad_id: int
     decode_text: Callable[[list[int]], str] | None
 
@@ -90,7 +98,8 @@ class Call:
         )
         queue = deque(works(chosen, group, s.share, self.request.prompts, self.request.limits))
         shards = [Shard(s) for _ in range(s.shards)]
-        size = s.own_blocks(2) if e.by_layer else s.own_blocks()  # of the cache, that grows on CPUs
+        grows = e.by_layer and not e.kernels
+        size = s.own_blocks(2) if grows else s.own_blocks()  # of the cache
         cache = caches.make_cache(
             e.config,
             e.mesh,
@@ -100,7 +109,7 @@ class Call:
             dtype=e.dtype,
             kv_dtype=e.kv_dtype,
         )
-        layers = in_parts(self.params["layers"], e.by_layer)
+        layers = in_parts(self.params["layers"], e.by_layer, e.kernels)
         hidden_shape = (hosts * s.shards * s.slots, e.config.hidden_size)
         hidden = jnp.zeros(hidden_shape, e.dtype, device=sharding(e.mesh, SHARDS))
         most = s.slots
@@ -125,7 +134,7 @@ class Call:
                 changes = [shard.shrink(s) for shard in shards]
                 cache = caches.move(cache, put(e.mesh, moves(changes, s)))
                 size = 0
-            own = s.own_blocks(used if s.slots == most else None)
+            own = s.own_blocks(used if s.slots == most and not e.kernels else None)
             if e.by_layer and own > size:
                 cache = caches.resize(cache, own, s.prompt_blocks)
                 size = own
@@ -208,17 +217,17 @@ class Call:
         return next(end for end in range(seen + 1, len(ids) + 1) if complete(end))
 
 
-def in_parts(stacked: Any, by_layer: bool) -> list[Any]:
-    """Parameters stacked by layer, in parts as the cache has them (`cache.py`)."""
-    if not by_layer:
-        return [stacked]
-    return _by_layer(stacked)
+def in_parts(stacked: Any, by_layer: bool, joined: bool) -> list[Any]:
+    """Parameters stacked by layer, in parts as the cache has them (`cache.py`); `joined`: as
+    `transformer.side_by_side`."""
+    return _by_layer(stacked, joined) if by_layer else [stacked]
 
 
-@jax.jit
-def _by_layer(stacked: Any) -> list[Any]:
+@functools.partial(jax.jit, static_argnums=(1,))
+def _by_layer(stacked: Any, joined: bool) -> list[Any]:
     count = jax.tree.leaves(stacked)[0].shape[0]
-    return [jax.tree.map(lambda x, i=i: x[i : i + 1], stacked) for i in range(count)]
+    parts = [jax.tree.map(lambda x, i=i: x[i : i + 1], stacked) for i in range(count)]
+    return [side_by_side(part) for part in parts] if joined else parts
 
 
 def moves(changes: list[tuple[dict[int, int], dict[int, int]]], s: Sizes) -> Moves:

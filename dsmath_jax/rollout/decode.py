@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dsmath_jax.models.transformer import Transformer, logits
+from dsmath_jax.rollout import gpu_attention
 from dsmath_jax.rollout.block_attention import attend, join, take
 from dsmath_jax.rollout.cache import (
     BLOCKS,
@@ -113,8 +114,10 @@ def decode(
         hidden = jnp.concatenate([hidden, cache.prompt_hidden])[plan.source]
         state = _decode(model, interval, draws, layers, cache, hidden, plan, options, in_step)
         keys, values = zip(*state.recent, strict=True)
+        at_once = gpu_attention.suits(model.config, jax.sharding.get_abstract_mesh())
         cache = cache._replace(
-            own_k=_write(cache.own_k, keys, plan), own_v=_write(cache.own_v, values, plan)
+            own_k=_write(cache.own_k, keys, plan, at_once),
+            own_v=_write(cache.own_v, values, plan, at_once),
         )
         return cache, state.hidden, state.decoded
 
@@ -151,6 +154,17 @@ def _decode(
     by_example = jax.vmap(jax.random.fold_in, (None, 0))(options.key, plan.example)
     keys = jax.vmap(jax.random.fold_in)(by_example, plan.sample)
 
+    on_gpu = gpu_attention.suits(c, jax.sharding.get_abstract_mesh())
+
+    def in_kernels(step, q, k, v, of_layer):
+        (own_k, own_v, prompt_k, prompt_v), recent = of_layer
+        filled = plan.prompt_filled
+        of_prompts = gpu_attention.attend_prompts(q, prompt_k, prompt_v, plan.members, filled)
+        own = gpu_attention.Own(*recent, step, own_k, own_v, plan.own_table, plan.start)
+        seats, members = plan.prompt_table, plan.members.shape[1]
+        out = gpu_attention.attend_all(q, k, v, own, of_prompts, seats, members)
+        return out[:, None], (k[:, :, None], v[:, :, None])
+
     def next_token(s: _State):
         scores = logits(s.hidden, head) / options.temperature
         total = jax.nn.logsumexp(scores, axis=-1)
@@ -169,6 +183,8 @@ def _decode(
         in_recent = jnp.broadcast_to(jnp.arange(interval) <= s.step, (slots, interval))
 
         def attention(q, k, v, of_layer):
+            if on_gpu:
+                return in_kernels(s.step, q[:, 0], k[:, 0], v[:, 0], of_layer)
             kept, recent = of_layer
             own_k, own_v, prompt_k, prompt_v = (
                 jax.tree.map(lambda x, n=n: x[:n], x) for x, n in zip(kept, used, strict=True)
@@ -188,6 +204,11 @@ def _decode(
         positions = plan.prompt_length + plan.start + s.step
         inputs = list(zip(kept, s.recent, strict=True))
         hidden, recent = model.read(token[:, None], positions[:, None], attention, inputs, layers)
+        if on_gpu:  # in place, after the layers
+            at = (0, 0, 0, s.step, 0)
+            recent = jax.tree.map(
+                lambda to, x: jax.lax.dynamic_update_slice(to, x, at), s.recent, recent
+            )
         ends = s.active & jnp.isin(token, options.eos_ids)
         count = s.decoded.counts + s.active
         return _State(
@@ -215,11 +236,14 @@ def _decode(
     )
 
 
-def _write(parts: list[Any], recent: tuple[jax.Array, ...], plan: Plan) -> list[Any]:
-    """Each part's blocks with what each slot has in `recent`, as in _State."""
+def _write(parts: list[Any], recent: tuple[jax.Array, ...], plan: Plan, at_once: bool) -> list[Any]:
+    """Each part's blocks with what each slot has in `recent`, as in _State; `at_once`: not in a
+    loop over slots, of which a GPU's host starts each turn."""
 
     def one_part(to, recent):
         new = store(recent, to.values.dtype)
+        if at_once:
+            return jax.tree.map(lambda to, x: _scatter(to, x, plan), to, new)
 
         def one_slot(i, to):
             at = (0, plan.write_block[i], 0, plan.write_offset[i], 0)
@@ -232,3 +256,14 @@ def _write(parts: list[Any], recent: tuple[jax.Array, ...], plan: Plan) -> list[
         return jax.lax.fori_loop(0, recent.shape[1], one_slot, to)
 
     return [one_part(to, x) for to, x in zip(parts, recent, strict=True)]
+
+
+def _scatter(to: jax.Array, new: jax.Array, plan: Plan) -> jax.Array:
+    """to [layers, blocks, kv_heads, BLOCK, ..] with new [layers, slots, kv_heads, interval, ..]."""
+    layers, blocks, heads, _, *rest = to.shape
+    interval = new.shape[3]
+    parts = to.reshape(layers, blocks, heads, BLOCK // interval, interval, *rest)
+    # Slots without a sample write nowhere, so that no two write to one place.
+    block = jnp.where(plan.active, plan.write_block, blocks)
+    at = parts.at[:, block, :, plan.write_offset // interval]
+    return at.set(jnp.moveaxis(new, 1, 0), mode="drop", unique_indices=True).reshape(to.shape)

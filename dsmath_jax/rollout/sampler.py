@@ -17,6 +17,7 @@ from dsmath_jax.models.transformer import Transformer
 from dsmath_jax.rollout.cache import inside
 from dsmath_jax.rollout.call import Call, Engine, Request
 from dsmath_jax.rollout.decode import Options
+from dsmath_jax.rollout.gpu_attention import suits
 from dsmath_jax.rollout.host_arrays import everywhere
 from dsmath_jax.rollout.score import scores
 from dsmath_jax.rollout.slots import BLOCK
@@ -97,6 +98,7 @@ class Sampler:
         self.tokenizer = tokenizer
         self.hosts = jax.process_count()
         devices = jax.devices() if mesh is None else mesh.devices.flat
+        kernels = suits(model.config, mesh)
         self.engine = Engine(
             graph=graph,
             config=model.config,
@@ -105,7 +107,8 @@ class Sampler:
             mesh=mesh,
             max_rows=max(1, max_rows // self.hosts),
             interval=interval,
-            by_layer=next(iter(devices)).platform == "cpu",
+            by_layer=kernels or next(iter(devices)).platform == "cpu",
+            kernels=kernels,
             pad_id=0 if tokenizer is None else tokenizer.pad_id,
             decode_text=None if tokenizer is None else tokenizer.decode,
         )

@@ -36,7 +36,8 @@ def get_defaults(stage: str) -> ConfigDict:
     c.init.stage = ConfigDict()  # or: the configuration of a stage to run first, in WORKDIR/init
     c.dtype = "bfloat16"  # of computation; master weights and moments are float32
     c.remat = "none"  # "none", "dots", "attention", "full", "offload": models/transformer.py
-    c.attention = "auto"  # by device; else "splash" (TPU), "flash" (GPU) or "chunked"
+    c.unroll = 1  # layers in a turn of the loop over them; all of them is faster on one GPU
+    c.attention = "auto"  # by device; else "splash" (TPU), "flash", "cudnn" (GPU) or "chunked"
     c.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1})  # -1: what is left
 
     # ---- Tokenizer ----

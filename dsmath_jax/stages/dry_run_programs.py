@@ -99,7 +99,7 @@ def rl_programs(config: ConfigDict, mesh, model_config: ModelConfig) -> Programs
     if compiled is not None:
         yield from _generation_programs(config, mesh, model, kept)
     # ---- Training -------------------------------------------------------------------------------
-    rows, used = _rl_rows(config, mesh)
+    rows, used = _rl_rows(config, mesh, model_config.head_dim)
     flops = _flops(config, mesh, model_config, c.questions, c.group)
     one = jax.ShapeDtypeStruct((), jnp.int32)
     sampled = {k: v for k, v in rows.items() if k not in ESTIMATED + COMPUTED}
@@ -137,11 +137,13 @@ COMPUTED = ("ref_logp", "old_logp")  # by the trainer, before the update
 ESTIMATED = ("returns", "old_values")  # by the critic
 
 
-def _rl_rows(config: ConfigDict, mesh) -> tuple[dict[str, jax.ShapeDtypeStruct], int]:
+def _rl_rows(
+    config: ConfigDict, mesh, head_dim: int
+) -> tuple[dict[str, jax.ShapeDtypeStruct], int]:
     """What an update takes (see `rl_rows.pack`) and how many parts of it are used, as if no two
     samples fitted into a row: no step computes a tenth more, and no device has more of a part.
     (The arrays of longer rows have room for up to twice as many positions, 40 bytes each.)"""
-    c, shapes = config.rl, row_shapes(config, mesh)
+    c, shapes = config.rl, row_shapes(config, mesh, head_dim)
     length = shapes.lengths(config.length)[0]
     shape = (shapes.parts(length), shapes.rows(length), length)
     names = ["rollout_logp", "advantages", "lengths"]
@@ -156,7 +158,7 @@ def _rl_rows(config: ConfigDict, mesh) -> tuple[dict[str, jax.ShapeDtypeStruct],
 
 def rl_update(config: ConfigDict, mesh, model_config: ModelConfig) -> Program:
     c, with_critic = config.rl, config.rl.algorithm == "ppo"
-    rows, used = _rl_rows(config, mesh)
+    rows, used = _rl_rows(config, mesh, model_config.head_dim)
     optimizer = setup.open_rl_optimizer(config)
     model = setup.open_model(config, model_config)
     state = abstract_state(
@@ -286,7 +288,7 @@ def _flops(
         np.full((questions, group), c.max_new_tokens),
         updates=c.updates_per_step,
         critic=c.algorithm == "ppo",
-        shared=row_shapes(config, mesh).shared,
+        shared=row_shapes(config, mesh, model_config.head_dim).shared,
     )
 
 

@@ -99,7 +99,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> Result:
     )
     explorer = Explorer(config, sampler, tokenizer, len(examples))
     programs = make_programs(config, model, optimizer, mesh)
-    shapes = row_shapes(config, mesh)
+    shapes = row_shapes(config, mesh, model_config.head_dim)
 
     def generation_weights(state):
         weights = programs.generation_weights(policy_of(state.params))

@@ -36,6 +36,7 @@ from dsmath_jax.training.update import (
     predicted_mask,
     sequence_logprobs,
 )
+from dsmath_jax.training.xla_flags import training_options
 
 
 class Programs(NamedTuple):
@@ -165,7 +166,7 @@ def make_programs(
         jax.jit(cast, out_shardings=weight_shardings(model.config, mesh, rl.tensor)),
         jax.jit(logprobs),
         jax.jit(estimate),
-        jax.jit(update, donate_argnums=0),
+        jax.jit(update, donate_argnums=0, compiler_options=training_options()),
     )
 
 

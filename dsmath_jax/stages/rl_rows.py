@@ -234,12 +234,13 @@ def _write(
     return here.stop
 
 
-def row_shapes(config: ConfigDict, mesh: Mesh) -> Shapes:
+def row_shapes(config: ConfigDict, mesh: Mesh, head_dim: int) -> Shapes:
+    backend = resolve_backend(config.attention, mesh.abstract_mesh, config.dtype, head_dim)
     return Shapes(
         config.length,
         config.rl.questions * config.rl.group,
         config.micro_batches,
         mesh.shape["data"] * mesh.shape["fsdp"],
         mesh.shape["sequence"],
-        reads_prefixes(resolve_backend(config.attention, mesh.abstract_mesh)),
+        reads_prefixes(backend),
     )

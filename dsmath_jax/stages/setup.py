@@ -55,7 +55,7 @@ def mesh_of(config: ConfigDict, devices: Sequence[jax.Device]) -> jax.sharding.M
     except ValueError as e:
         raise InputError(f"config.mesh: {e}") from None
     try:
-        resolve_backend(config.attention, mesh.abstract_mesh)
+        resolve_backend(config.attention, mesh.abstract_mesh, config.dtype)
     except ValueError as e:
         raise InputError(f"config.attention: {e}") from None
     return mesh
@@ -241,11 +241,17 @@ def open_model(config: ConfigDict, model_config: ModelConfig) -> Transformer:
     try:
         return nnx.eval_shape(
             lambda: Transformer(
-                model_config, dtype=config.dtype, remat=config.remat, attention=config.attention
+                model_config,
+                dtype=config.dtype,
+                remat=config.remat,
+                attention=config.attention,
+                unroll=config.unroll,
             )
         )
     except (TypeError, ValueError) as e:
-        raise InputError(f"config.dtype, config.remat, config.attention: {e}") from None
+        raise InputError(
+            f"config.dtype, config.remat, config.attention, config.unroll: {e}"
+        ) from None
 
 
 def initial_params(

@@ -33,6 +33,7 @@ from dsmath_jax.training.update import (
     predicted_mask,
     sequence_logprobs,
 )
+from dsmath_jax.training.xla_flags import training_options
 
 
 class Programs(NamedTuple):
@@ -65,7 +66,8 @@ def make_programs(
         update=make_update(loss_fn, optimizer, config.micro_batches, SpikeRule.of(config)),
         heldout_sums=jax.jit(lambda params, batch: loss_fn(params, batch)[1][0]["loss"]),
         gradient=jax.jit(
-            lambda params, batch: accumulate(loss_fn, params, batch, config.micro_batches)
+            lambda params, batch: accumulate(loss_fn, params, batch, config.micro_batches),
+            compiler_options=training_options(),
         ),
     )
 

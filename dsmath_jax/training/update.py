@@ -14,6 +14,7 @@ from dsmath_jax.losses import token_logprobs
 from dsmath_jax.models.sharding import constrain, partition_spec
 from dsmath_jax.training.spikes import SpikeRule, judge, limits
 from dsmath_jax.training.state import TrainState
+from dsmath_jax.training.xla_flags import training_options
 
 Batch = dict[str, jax.Array]
 # (params, batch) -> (loss, (sums, peaks)): `sums` are (sum, count) pairs that must hold "loss", of
@@ -134,7 +135,7 @@ def make_update(
         grads, sums, peaks = accumulate(loss_fn, state.params, batch, micro_batches)
         return apply_gradient(optimizer, state, grads, sums, peaks, rule)
 
-    return jax.jit(update, donate_argnums=0)
+    return jax.jit(update, donate_argnums=0, compiler_options=training_options())
 
 
 def apply_gradient(

@@ -1,5 +1,6 @@
 """Attention against a dense float64 numpy version, forward and backward."""
 
+import functools
 import re
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from dsmath_jax.models import splash
+from dsmath_jax.models import cudnn_attention, segment_features, splash
 from dsmath_jax.models.attention import causal_attention, resolve_backend
 from dsmath_jax.models.chunked_attention import chunked_attention
 from dsmath_jax.models.sharding import MESH_AXES
+from dsmath_jax.models.transformer import REMAT
 
 BATCH, LENGTH, HEAD_DIM = 2, 13, 6
 SEGMENTS = {
@@ -143,12 +145,45 @@ def test_segments_share_their_prefix_and_see_nothing_of_each_other(
         np.testing.assert_allclose(got.astype(jnp.float32), want, atol=tolerance)
 
 
-def test_thousands_of_segments_after_one_prefix_are_told_apart():
-    numbers = np.arange(splash.BASE**splash.DIGITS)
-    digits = np.asarray(splash._one_hot_digits(numbers[None]))[0]
-    others = digits.any(axis=1, keepdims=True) & (digits == 0)
-    scores = splash.APART * digits[1:] @ others.astype(np.float32).T
-    np.testing.assert_array_equal(scores == 0, (numbers[1:, None] == numbers) | (numbers == 0))
+def test_thousands_of_segments_are_told_apart():
+    ids = np.arange(segment_features.BASE**segment_features.DIGITS)
+    q, k = (np.asarray(x)[0] for x in segment_features.of_segments(ids[None]))
+    np.testing.assert_array_equal(q @ k.T == 0, ids[:, None] == ids)
+    q, k = (np.asarray(x)[0] for x in segment_features.of_answers(ids[None], 0 * ids[None]))
+    np.testing.assert_array_equal(q[1:] @ k.T == 0, (ids[1:, None] == ids) | (ids == 0))
+
+
+@pytest.mark.parametrize("with_prefixes", [False, True])
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 0.06)])
+def test_what_cudnn_is_given_makes_causal_attention_that_of_segments(
+    with_prefixes, dtype, tolerance, monkeypatch
+):
+    """The kernel itself needs a GPU; here plain causal attention is in its place."""
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+
+    def plain(q, k, v, *, scale, mask_type):
+        assert (q.shape[-1], v.shape[-1], mask_type) == (192, 128, cudnn.MaskType.CAUSAL)
+        k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+        scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32) * scale
+        scores = jnp.where(jnp.tril(jnp.ones((q.shape[1],) * 2, bool)), scores, -jnp.inf)
+        weights = jax.nn.softmax(scores).astype(v.dtype)
+        return jnp.einsum("bhts,bshd->bthd", weights, v)
+
+    monkeypatch.setattr(cudnn, "dot_product_attention", plain)
+    random = np.random.RandomState(0)
+    segments, prefixes = prefixed_rows(random, 3, 300)
+    q, k, v, d_out = (jnp.array(random.normal(size=(3, 300, n, 16)), dtype) for n in (4, 2, 2, 4))
+    ids = (segments, prefixes) if with_prefixes else (segments,)
+
+    @jax.jit
+    def value_and_gradient(q, k, v):
+        out, pull = jax.vjp(lambda *x: cudnn_attention.cudnn_attention(*x, *ids), q, k, v)
+        return out, *pull(d_out)
+
+    expected = reference(q, k, v, segments, d_out, prefixes if with_prefixes else None)
+    for got, want in zip(value_and_gradient(q, k, v), expected, strict=True):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got.astype(jnp.float32), want, atol=tolerance)
 
 
 def test_flash_refuses_prefixes():
@@ -186,17 +221,64 @@ def test_flash_lowers_for_cuda_without_an_array_of_length_by_length():
 
 
 def test_backend_is_that_of_the_devices_the_program_is_for():
-    assert resolve_backend("auto", mesh_of("tpu")) == "splash"
-    assert resolve_backend("auto", mesh_of("gpu")) == "flash"
-    assert resolve_backend("auto", mesh_of("cpu")) == "chunked"
-    assert resolve_backend("chunked", mesh_of("tpu", sequence=2)) == "chunked"
+    resolve = functools.partial(resolve_backend, dtype=jnp.bfloat16)
+    assert resolve("auto", mesh_of("tpu")) == "splash"
+    assert resolve("auto", mesh_of("gpu")) == "flash"
+    assert resolve("auto", mesh_of("cpu")) == "chunked"
+    assert resolve("chunked", mesh_of("tpu", sequence=2)) == "chunked"
     for arguments, message in (
-        (("dense", mesh_of("cpu")), "choose one of auto, splash, flash, chunked"),
+        (("dense", mesh_of("cpu")), "choose one of auto, splash, cudnn, flash, chunked"),
         (("splash", mesh_of("cpu")), "'splash' does not run on cpu"),
         (("auto", mesh_of("gpu", sequence=2)), "set mesh size sequence=1"),
+        (("cudnn", mesh_of("tpu")), "'cudnn' does not run on tpu"),
+        (("cudnn", mesh_of("gpu")), "needs cuDNN"),  # this machine has none
     ):
         with pytest.raises(ValueError, match=message):
-            resolve_backend(*arguments)
+            resolve(*arguments)
+    with pytest.raises(ValueError, match="bfloat16 or float16, not float32"):
+        resolve_backend("cudnn", mesh_of("gpu"), jnp.float32)
+
+
+def test_auto_on_a_gpu_is_cudnn_where_it_can_be(monkeypatch):
+    assert resolve_backend("auto", mesh_of("gpu"), jnp.bfloat16, 128) == "flash"  # has none here
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda least: True)
+    resolve = functools.partial(resolve_backend, "auto", mesh_of("gpu"))
+    assert resolve(jnp.bfloat16, 128) == "cudnn"
+    assert resolve(jnp.bfloat16, 256) == resolve(jnp.float32, 128) == "flash"
+    with pytest.raises(ValueError, match="heads of at most 128 dimensions, not 256"):
+        resolve_backend("cudnn", mesh_of("gpu"), jnp.bfloat16, 256)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda least: False)
+    assert resolve(jnp.bfloat16, 128) == "flash"
+
+
+def test_cudnn_lowers_for_cuda_without_an_array_of_length_by_length(monkeypatch):
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda least: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda other: False)
+    length = 4096
+
+    def block(q, k, v, segments, prefixes):
+        def attend(q, k, v):
+            q, k, v = (jnp.sin(x) for x in (q, k, v))
+            return causal_attention(q, k, v, segments, "cudnn", prefix_ids=prefixes)
+
+        attend = jax.checkpoint(attend, policy=REMAT["attention"])
+        return jax.grad(lambda *x: attend(*x).astype(jnp.float32).sum(), (0, 1, 2))(q, k, v)
+
+    def spec(heads):
+        return jax.ShapeDtypeStruct((2, length, heads, 128), jnp.bfloat16)
+
+    ids = jax.ShapeDtypeStruct((2, length), jnp.int32)
+    with jax.sharding.use_abstract_mesh(mesh_of("gpu")):
+        traced = jax.jit(block).trace(spec(8), spec(2), spec(2), ids, ids)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    calls = re.findall(r"@(__cudnn\$\w+)", text)  # the forward pass runs once: its results are kept
+    assert sorted(calls) == ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
+    shapes = re.findall(r"tensor<([\dx]+)x[a-z]", text)
+    assert shapes and not any(s.split("x").count(str(length)) > 1 for s in shapes)
 
 
 def test_the_first_token_sees_itself_and_the_second_the_mean_by_hand():

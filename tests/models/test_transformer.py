@@ -135,9 +135,9 @@ def test_only_distances_between_positions_matter(run):
     assert np.abs(run(tokens, positions=2 * index) - default).max() > 1e-2
 
 
-def remat_step(params, remat):
+def remat_step(params, remat, unroll=1):
     def loss(params, tokens):
-        model = Transformer(CONFIG, params=params, remat=remat)
+        model = Transformer(CONFIG, params=params, remat=remat, unroll=unroll)
         return jax.nn.log_softmax(model(tokens))[..., 3].mean()
 
     return jax.jit(jax.value_and_grad(loss)).lower(params, random_tokens(2, 9)).compile()
@@ -147,7 +147,9 @@ def test_rematerialisation_changes_no_gradient_and_saves_memory(params):
     tokens = random_tokens(2, 9)
     steps = {remat: remat_step(params, remat) for remat in REMAT}
     value, gradient = steps["none"](params, tokens)
-    for step in steps.values():
+    unrolled = [remat_step(params, remat, 99) for remat in ("none", "dots", "attention")]
+    assert all("while(" not in step.as_text() for step in unrolled)
+    for step in [*steps.values(), *unrolled]:
         other_value, other_gradient = step(params, tokens)
         np.testing.assert_allclose(other_value, value, rtol=1e-6)
         assert jax.tree.all(

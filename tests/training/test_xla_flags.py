@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import jax
+
 from dsmath_jax.training import xla_flags
 from dsmath_jax.training.xla_flags import TABLE, Setting, apply, knows, libraries
 
@@ -30,12 +32,30 @@ def test_the_users_flag_stays(monkeypatch):
 
 
 def test_gpu_settings_are_for_gpus(monkeypatch):
-    assert apply(environment := {}) == [] and environment == {}  # its package is not here
     everything = xla_flags.libraries
+    monkeypatch.setattr(xla_flags, "libraries", lambda packages: [])
+    assert apply(environment := {}) == [] and environment == {}
     monkeypatch.setattr(xla_flags, "libraries", lambda packages: everything(("jaxlib",)))
     assert apply(environment := {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}) == []
     assert environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
     assert "--xla_gpu_enable_latency_hiding_scheduler=true" in environment["XLA_FLAGS"]
+
+
+def test_options_of_training_are_not_flags_and_reach_its_programs_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(xla_flags, "TABLE", (flag("xla_dump_max_hlo_modules", ""),))
+    monkeypatch.setattr(xla_flags, "_training", {})
+    assert apply(environment := {}) == [] and environment == {}
+    assert xla_flags.training_options() is None  # no GPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert xla_flags.training_options() == {"xla_dump_max_hlo_modules": "1"}
+    assert jax.jit(lambda x: x + 1, compiler_options=xla_flags.training_options())(1) == 2
+
+
+def test_the_users_flag_stays_before_an_option(monkeypatch):
+    monkeypatch.setattr(xla_flags, "TABLE", (flag("xla_dump_max_hlo_modules", ""),))
+    monkeypatch.setattr(xla_flags, "_training", {})
+    apply({"XLA_FLAGS": "--xla_dump_max_hlo_modules=3"})
+    assert xla_flags._training == {}
 
 
 def test_an_unknown_flag_stays_out(monkeypatch):
@@ -60,6 +80,8 @@ def test_the_table_is_accepted_on_a_cpu():
     assert flags
     process = python(COMPILE, XLA_FLAGS=" ".join(flags))
     assert process.returncode == 0, process.stderr
+    options = {s.name: s.value for s in TABLE if not s.variable}
+    assert options and jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
 
 
 def test_every_setting_says_why():
