@@ -97,13 +97,13 @@ class Run:
 
 
 def outputs(folder):
-    """Bytes of all files, but for seconds."""
+    """Bytes of all files, but for seconds and what is computed of them."""
     found = {}
     for path in sorted((folder / "mined").rglob("*")):
         if path.is_file() and path.suffix != SECONDS and path.name not in SKIPPED:
             data = path.read_bytes()
             if path.name == "report.json" or path.parent.name == "report":
-                data = re.sub(rb'\n *"seconds": [0-9.e-]+,?', b"", data)
+                data = re.sub(rb'\n *"(seconds|core_hours)": [0-9.e+-]+,?', b"", data)
             found[str(path.relative_to(folder))] = data
     return found
 
