@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,13 +74,15 @@ def attend_prompts(
     blocks, rows = members.shape
     rows = pl.cdiv(rows, ROWS) * ROWS
     members = jnp.pad(members, ((0, 0), (0, rows - members.shape[1])))
-    each, shape = (blocks, rows, heads), functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    numbers = jax.ShapeDtypeStruct((blocks, rows, heads), jnp.float32)
+    vectors = jax.ShapeDtypeStruct((blocks, rows, heads, head_dim), jnp.float32)
+    results: Any = Partial(vectors, numbers, numbers)
     kernel = functools.partial(_prompts, heads // k.values.shape[1])
     return _call(
         kernel,
         (heads, rows // ROWS, blocks),
         (q, k, v, members, filled),
-        Partial(shape((*each, head_dim)), shape(each), shape(each)),
+        results,
         PROMPT_WARPS,
         interpret,
     )
