@@ -74,9 +74,9 @@ def attend_prompts(
     blocks, rows = members.shape
     rows = pl.cdiv(rows, ROWS) * ROWS
     members = jnp.pad(members, ((0, 0), (0, rows - members.shape[1])))
-    numbers = jax.ShapeDtypeStruct((blocks, rows, heads), jnp.float32)
-    vectors = jax.ShapeDtypeStruct((blocks, rows, heads, head_dim), jnp.float32)
-    results: Any = Partial(vectors, numbers, numbers)
+    numbers: Any = jax.ShapeDtypeStruct((blocks, rows, heads), jnp.float32)
+    vectors: Any = jax.ShapeDtypeStruct((blocks, rows, heads, head_dim), jnp.float32)
+    results = Partial(vectors, numbers, numbers)
     kernel = functools.partial(_prompts, heads // k.values.shape[1])
     return _call(
         kernel,
