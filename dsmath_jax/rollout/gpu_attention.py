@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,12 +74,15 @@ def attend_prompts(
     blocks, rows = members.shape
     rows = pl.cdiv(rows, ROWS) * ROWS
     members = jnp.pad(members, ((0, 0), (0, rows - members.shape[1])))
+    numbers: Any = jax.ShapeDtypeStruct((blocks, rows, heads), jnp.float32)
+    vectors: Any = jax.ShapeDtypeStruct((blocks, rows, heads, head_dim), jnp.float32)
+    results = Partial(vectors, numbers, numbers)
     kernel = functools.partial(_prompts, heads // k.values.shape[1])
     return _call(
         kernel,
         (heads, rows // ROWS, blocks),
         (q, k, v, members, filled),
-        Partial(*_shapes((blocks, rows, heads), ((head_dim,), (), ()), jnp.float32)),
+        results,
         PROMPT_WARPS,
         interpret,
     )
@@ -132,10 +135,6 @@ def _call(kernel, grid, arguments, results, warps: int, interpret: bool):
         name=kernel.func.__name__.strip("_"),
     )(*given)
     return jax.tree.unflatten(of_results, out)
-
-
-def _shapes(first, rests, dtype):
-    return [jax.ShapeDtypeStruct((*first, *rest), dtype) for rest in rests]
 
 
 _dot = functools.partial(triton.dot, allow_tf32=False)
