@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from dsmath_jax.mining import annotation, domains, page_rows, score, training_set
 from dsmath_jax.mining.archives import read_pages_at
-from dsmath_jax.mining.domain_stage import read_groups as _read_groups
+from dsmath_jax.mining.domain_stage import read_groups
 from dsmath_jax.mining.normalize import mix
 from dsmath_jax.mining.pages import Limits, Page
 from dsmath_jax.mining.run import Run, needed, write_json
@@ -31,7 +31,7 @@ def annotate(run: Run, number: int) -> bool:
     """Writes annotate_iterN.csv and its page, keeping decisions that are there; whether the loop
     can go on: something was decided, suggestions are taken, or there is nothing to decide."""
     c = run.config
-    groups = _read_groups(needed(run.folder(number) / "groups.parquet", "domains", number))
+    groups = read_groups(needed(run.folder(number) / "groups.parquet", "domains", number))
     asked = [
         group
         for group in domains.to_ask(groups, c.group_depth, c.group_pages)
