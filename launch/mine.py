@@ -13,7 +13,7 @@ of launch/train.py, and WORKDIR/corpus_parquet the same as Parquet.
 
 One or more stages alone, on what those before them left in WORKDIR:
 
-    python launch/mine.py --config=FILE --workdir=DIR --stage=deduplicate,decontaminate --iteration=2
+    python launch/mine.py --config=FILE --workdir=DIR --stage=collect,extract --iteration=2
 
 Stages: train, score, collect, extract, deduplicate, decontaminate, domains, samples, annotate,
 grow, export; and corpora, which writes as many random pages and the seed as corpora, too, to train
