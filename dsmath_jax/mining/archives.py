@@ -10,15 +10,16 @@ import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from dsmath_jax.data.errors import InputError
-from dsmath_jax.mining import rows, storage
+from dsmath_jax.mining import jsonl_parquet, storage
 from dsmath_jax.mining.pages import Counts, Limits, Page, Rejected
 from dsmath_jax.mining.responses import page_of
 from dsmath_jax.mining.warc import MAX_HEADER, Record, read_records
 from dsmath_jax.mining.wat import Metadata, metadata_of
 
+T = TypeVar("T", Page, Metadata)
 DEFAULTS = Limits()
 GAP = 512 << 10  # two records so near to each other in a file are read in one request
 
@@ -44,18 +45,25 @@ def read_pages(
       InputError: the file is missing, of no known kind, or without these fields.
       storage.ReadFailed: it is remote, and reading failed in every attempt.
     """
-    counts = Counts() if counts is None else counts
-    for item in _items(path, limits):
+    found = (
+        page_of(item, path, limits) if isinstance(item, Record) else item
+        for item in _items(path, limits)
+    )
+    return _counted(found, Counts() if counts is None else counts)
+
+
+def _counted(found: Iterable[T | Rejected | str], counts: Counts) -> Iterator[T | Rejected]:
+    """Counts them, and leaves out those that are words for what is no page."""
+    for item in found:
         counts.records += 1
-        found = page_of(item, path, limits) if isinstance(item, Record) else item
-        if isinstance(found, str):
-            counts.skipped[found] += 1
+        if isinstance(item, str):
+            counts.skipped[item] += 1
             continue
-        if isinstance(found, Rejected):
-            counts.rejected[found.reason] += 1
+        if isinstance(item, Rejected):
+            counts.rejected[item.reason] += 1
         else:
             counts.pages += 1
-        yield found
+        yield item
 
 
 def _items(
@@ -67,9 +75,9 @@ def _items(
         if kind == "empty":
             yield Rejected(path, 0, "", "empty file")
         elif kind == "parquet":
-            yield from rows.read_parquet(path, limits, wanted)
+            yield from jsonl_parquet.read_parquet(path, limits, wanted)
         elif kind == "jsonl":
-            yield from rows.read_jsonl(file, path, head[:2] == b"\x1f\x8b", limits)
+            yield from jsonl_parquet.read_jsonl(file, path, head[:2] == b"\x1f\x8b", limits)
         else:
             yield from _records(file, head, limits)
 
@@ -210,19 +218,9 @@ def read_metadata(
     Raises:
       InputError: the file is missing or no WARC.
     """
-    counts = Counts() if counts is None else counts
     with storage.open(path, rate=limits.rate) as file:
         head = _peek(file)
         if _kind(path, head) != "warc":
             raise InputError(f"{path} is no WAT file, by its first bytes and name")
-        for record in _records(file, head, limits):
-            counts.records += 1
-            found = metadata_of(record, path)
-            if isinstance(found, str):
-                counts.skipped[found] += 1
-                continue
-            if isinstance(found, Rejected):
-                counts.rejected[found.reason] += 1
-            else:
-                counts.pages += 1
-            yield found
+        found = (metadata_of(record, path) for record in _records(file, head, limits))
+        yield from _counted(found, Counts() if counts is None else counts)

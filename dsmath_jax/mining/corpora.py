@@ -13,9 +13,9 @@ import numpy as np
 from dsmath_jax.mining import iteration, page_rows, urls
 from dsmath_jax.mining.clean import CLEAN_VERSION, DOCUMENTS, cleaning
 from dsmath_jax.mining.export import export
+from dsmath_jax.mining.jsonl_parquet import read_seed_pages
 from dsmath_jax.mining.language import language, token_estimate
 from dsmath_jax.mining.normalize import mix
-from dsmath_jax.mining.rows import read_seed_pages
 from dsmath_jax.mining.run import Run, folder_hash
 from dsmath_jax.mining.shards import Shard, do_shard, file_hash, read_marker, shard_key
 from dsmath_jax.mining.workers import Progress

@@ -9,7 +9,7 @@ import numpy as np
 
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.mining import urls
-from dsmath_jax.mining.rows import read_objects
+from dsmath_jax.mining.jsonl_parquet import read_objects
 
 
 def held_out(host: str, share: float, seed: int = 0) -> bool:

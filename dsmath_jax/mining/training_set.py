@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from dsmath_jax.data.errors import InputError
 from dsmath_jax.mining import page_rows, urls
 from dsmath_jax.mining.archives import read_pages, read_pages_at
+from dsmath_jax.mining.jsonl_parquet import read_seed_pages
 from dsmath_jax.mining.language import language
 from dsmath_jax.mining.normalize import for_classifier, mix
 from dsmath_jax.mining.pages import Limits, Page
-from dsmath_jax.mining.rows import read_seed_pages
 from dsmath_jax.mining.score import FEWEST_CHARACTERS, MOST_CHARACTERS, text_of
 from dsmath_jax.mining.shards import Shard
 from dsmath_jax.mining.workers import Progress
